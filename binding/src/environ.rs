@@ -1,0 +1,200 @@
+//! The environ of a request (PEP 3333, "environ Variables"): straight from the request's bytes to Python objects.
+//! Knows: names of CGI and WSGI.   Must not know: how a request came, what the application does.
+//! Invariant: every request gets a fresh, plain dict.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::IntoRawFd;
+
+use bjoern_engine::http1::names::{self, Known, NAMES};
+use bjoern_engine::http1::target::decode;
+use bjoern_engine::{Body, Request};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+use crate::ffi::latin1;
+use crate::file_wrapper::FileWrapper;
+
+/// Methods whose strings are made once.
+const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"];
+
+/// What is the same for all requests, made once.
+pub struct Environs {
+    /// One prepared dict a listener.
+    templates: Vec<Py<PyDict>>,
+    /// The key of each known field name.
+    keys: [Py<PyString>; NAMES.len()],
+    methods: [Py<PyString>; METHODS.len()],
+    protocols: [Py<PyString>; 2],
+    bytes_io: Py<PyAny>,
+    open: Py<PyAny>,
+}
+
+impl Environs {
+    /// `addresses` are the listeners' own; `None` for a Unix socket. `errors` becomes `wsgi.errors`.
+    pub fn new(py: Python<'_>, addresses: &[Option<SocketAddr>], errors: &Bound<'_, PyAny>) -> PyResult<Environs> {
+        let intern = |text: &str| PyString::intern(py, text).unbind();
+        let io = py.import("io")?;
+        Ok(Environs {
+            templates: addresses
+                .iter()
+                .map(|address| Ok(template(py, *address, errors)?.unbind()))
+                .collect::<PyResult<_>>()?,
+            keys: NAMES.map(|name| match name {
+                "content-type" => intern("CONTENT_TYPE"),
+                "content-length" => intern("CONTENT_LENGTH"),
+                name => intern(&format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_"))),
+            }),
+            methods: METHODS.map(intern),
+            protocols: ["HTTP/1.0", "HTTP/1.1"].map(intern),
+            bytes_io: io.getattr("BytesIO")?.unbind(),
+            open: io.getattr("open")?.unbind(),
+        })
+    }
+
+    /// The environ of `request`.
+    pub fn environ<'py>(&self, py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyDict>> {
+        let environ = self.templates[request.listener].bind(py).copy()?;
+        let method = request.method();
+        match METHODS.iter().position(|known| known.as_bytes() == method) {
+            Some(index) => environ.set_item(intern!(py, "REQUEST_METHOD"), self.methods[index].bind(py))?,
+            None => environ.set_item(intern!(py, "REQUEST_METHOD"), latin1(py, method)?)?,
+        }
+        let target = latin1(py, request.target())?;
+        if request.path_is_escaped() {
+            let mut path = Vec::new();
+            decode(request.path(), &mut path);
+            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, &path)?)?;
+        } else if request.path().len() == request.target().len() {
+            environ.set_item(intern!(py, "PATH_INFO"), &target)?;
+        } else {
+            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, request.path())?)?;
+        }
+        environ.set_item(intern!(py, "RAW_URI"), &target)?;
+        environ.set_item(intern!(py, "REQUEST_URI"), &target)?;
+        if !request.query().is_empty() {
+            environ.set_item(intern!(py, "QUERY_STRING"), latin1(py, request.query())?)?;
+        }
+        if request.minor() == 0 {
+            environ.set_item(intern!(py, "SERVER_PROTOCOL"), self.protocols[0].bind(py))?;
+        }
+        if let Some(ip) = request.peer.ip {
+            environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(py, ip)?)?;
+            environ.set_item(intern!(py, "REMOTE_PORT"), decimal(py, request.peer.port.into())?)?;
+        }
+        self.set_fields(py, &environ, request)?;
+        if request.has_body {
+            // Of a list of equal lengths one is left; a chunked body is whole by now, so its length is known.
+            environ.set_item(intern!(py, "CONTENT_LENGTH"), decimal(py, request.body_len)?)?;
+        }
+        environ.set_item(intern!(py, "wsgi.input"), self.input(py, &request.body)?)?;
+        Ok(environ)
+    }
+
+    fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+        let mut seen = 0u64;
+        for (known, name, value) in request.fields() {
+            match known {
+                names::CONTENT_LENGTH => {}
+                names::HOST if request.authority().is_some() => {}
+                names::UNKNOWN => {
+                    let Some(key) = field_key(name) else { continue };
+                    let key = latin1(py, &key)?;
+                    match environ.get_item(&key)? {
+                        Some(before) => environ.set_item(&key, join(py, names::UNKNOWN, &before, value)?)?,
+                        None => environ.set_item(&key, latin1(py, value)?)?,
+                    }
+                }
+                _ => {
+                    let key = self.keys[known as usize].bind(py);
+                    let bit = 1 << known;
+                    if seen & bit == 0 {
+                        seen |= bit;
+                        environ.set_item(key, latin1(py, value)?)?;
+                    } else if let Some(before) = environ.get_item(key)? {
+                        environ.set_item(key, join(py, known, &before, value)?)?;
+                    }
+                }
+            }
+        }
+        if let Some(authority) = request.authority() {
+            environ.set_item(intern!(py, "HTTP_HOST"), latin1(py, authority)?)?;
+        }
+        Ok(())
+    }
+
+    /// `wsgi.input`: an `io.BytesIO`, or a file where the body was too large for memory; both seekable, at the start.
+    fn input<'py>(&self, py: Python<'py>, body: &Body<'_>) -> PyResult<Bound<'py, PyAny>> {
+        match body {
+            Body::Memory([]) => self.bytes_io.bind(py).call0(),
+            Body::Memory(bytes) => self.bytes_io.bind(py).call1((PyBytes::new(py, bytes),)),
+            Body::File(file) => {
+                let descriptor = file.try_clone()?.into_raw_fd();
+                self.open.bind(py).call1((descriptor, "rb"))
+            }
+        }
+    }
+}
+
+/// The dict each environ starts as. What every request sets stands there already, so that the copy does not grow.
+fn template<'py>(py: Python<'py>, address: Option<SocketAddr>, errors: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let environ = PyDict::new(py);
+    for key in ["REQUEST_METHOD", "PATH_INFO", "RAW_URI", "REQUEST_URI"] {
+        environ.set_item(PyString::intern(py, key), "")?;
+    }
+    environ.set_item(intern!(py, "QUERY_STRING"), "")?;
+    environ.set_item(intern!(py, "SERVER_PROTOCOL"), "HTTP/1.1")?;
+    environ.set_item(intern!(py, "SCRIPT_NAME"), "")?;
+    environ.set_item(intern!(py, "REMOTE_ADDR"), "")?;
+    environ.set_item(intern!(py, "REMOTE_PORT"), "")?;
+    // Neither may be empty (PEP 3333); a Unix socket has no better name.
+    let (name, port) = match address {
+        Some(address) => (address.ip().to_canonical().to_string(), address.port()),
+        None => ("localhost".to_owned(), 80),
+    };
+    environ.set_item(intern!(py, "SERVER_NAME"), name)?;
+    environ.set_item(intern!(py, "SERVER_PORT"), port.to_string())?;
+    environ.set_item(intern!(py, "SERVER_SOFTWARE"), concat!("bjoern/", env!("CARGO_PKG_VERSION")))?;
+    environ.set_item(intern!(py, "wsgi.version"), (1, 0))?;
+    environ.set_item(intern!(py, "wsgi.url_scheme"), "http")?;
+    environ.set_item(intern!(py, "wsgi.input"), py.None())?;
+    environ.set_item(intern!(py, "wsgi.input_terminated"), true)?;
+    environ.set_item(intern!(py, "wsgi.errors"), errors)?;
+    environ.set_item(intern!(py, "wsgi.multithread"), false)?;
+    environ.set_item(intern!(py, "wsgi.multiprocess"), true)?;
+    environ.set_item(intern!(py, "wsgi.run_once"), false)?;
+    environ.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
+    Ok(environ)
+}
+
+/// The key of a field that is not in the table; `None` for one that is dropped.
+///
+/// Names with `_` could be taken for those with `-` (CVE-2015-0219); `Proxy` would become the variable by which CGI
+/// programs choose a proxy (CVE-2016-5385).
+fn field_key(name: &[u8]) -> Option<Vec<u8>> {
+    if name.contains(&b'_') || name.eq_ignore_ascii_case(b"proxy") {
+        return None;
+    }
+    let upper = name.iter().map(|byte| if *byte == b'-' { b'_' } else { byte.to_ascii_uppercase() });
+    Some(b"HTTP_".iter().copied().chain(upper).collect())
+}
+
+/// A repeated field is one list (RFC 9110, section 5.3); cookies have a separator of their own (RFC 6265, section 4.2.1).
+fn join<'py>(py: Python<'py>, known: Known, before: &Bound<'py, PyAny>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let separator = if known == names::COOKIE { intern!(py, "; ") } else { intern!(py, ", ") };
+    before.add(separator)?.add(latin1(py, value)?)
+}
+
+fn decimal(py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyString>> {
+    latin1(py, itoa::Buffer::new().format(number).as_bytes())
+}
+
+/// The text of an address; that of a proxy on the same host is made once.
+fn ip_text(py: Python<'_>, ip: IpAddr) -> PyResult<Bound<'_, PyString>> {
+    static LOOPBACK: PyOnceLock<Py<PyString>> = PyOnceLock::new();
+    if ip == IpAddr::from([127, 0, 0, 1]) {
+        return Ok(LOOPBACK.get_or_init(py, || PyString::intern(py, "127.0.0.1").unbind()).bind(py).clone());
+    }
+    Ok(PyString::new(py, &ip.to_string()))
+}

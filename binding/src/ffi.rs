@@ -1,0 +1,74 @@
+//! The unsafe room: what PyO3's safe surface does not offer, behind a safe one.
+//! Must not know: WSGI. Every block names the fact that makes it sound.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+/// A native string (PEP 3333, "Unicode Issues"): each byte is the code point of the same number.
+pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    let len = isize::try_from(bytes.len()).unwrap_or(isize::MAX);
+    // SAFETY: the pointer and the length are those of one live slice; a new reference or NULL with an error set comes
+    // back, which is just what `from_owned_ptr_or_err` takes; the object is a str.
+    unsafe {
+        let string = pyo3::ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), len, c"strict".as_ptr());
+        Ok(Bound::from_owned_ptr_or_err(py, string)?.cast_into_unchecked())
+    }
+}
+
+/// The bytes of a native string; `None` where a character is not latin-1.
+pub fn native_bytes<'a>(string: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
+    // SAFETY: a str is immutable and in canonical form from CPython 3.12 on, and made so by PyO3 before; the data live
+    // as long as the borrow of the object.
+    match unsafe { string.data() } {
+        Ok(pyo3::types::string::PyStringData::Ucs1(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// A `bytes` object that can be read without being attached to the interpreter.
+pub struct Block {
+    data: *const [u8],
+    _owner: Py<PyBytes>,
+}
+
+// SAFETY: the data of a bytes object are immutable and stay where they are while a reference is held; `Py` itself can
+// be sent and dropped anywhere.
+unsafe impl Send for Block {}
+// SAFETY: as above, nothing is ever written.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Holds on to `bytes`.
+    pub fn new(bytes: &Bound<'_, PyBytes>) -> Block {
+        Block { data: bytes.as_bytes(), _owner: bytes.clone().unbind() }
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `_owner` keeps the object alive, and the data of a bytes object neither move nor change.
+        unsafe { &*self.data }
+    }
+}
+
+/// Whether `object` is the only reference there is.
+pub fn is_unshared<T>(object: &Bound<'_, T>) -> bool {
+    // SAFETY: the object is alive, and its count is only read.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) == 1 }
+}
+
+/// A descriptor of our own for what `fd` names, closed on exec.
+///
+/// # Errors
+/// EBADF where `fd` is not open.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(9)); // EBADF, the same number on every Unix
+    }
+    // SAFETY: not -1; it is borrowed for this call only, and where it is not open the kernel says so.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}

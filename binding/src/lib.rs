@@ -1,0 +1,50 @@
+//! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
+//!
+//! ```text
+//!   engine_object ──► wsgi ──► environ, start_response, stream ──► ffi
+//! ```
+//!
+//! Must not know: sockets' traffic, HTTP grammar.
+//! Invariant: unsafe code is in `ffi` alone; no lock is held while Python code may run.
+#![deny(unsafe_code)]
+
+mod engine_object;
+mod environ;
+mod ffi;
+mod file_wrapper;
+mod start_response;
+mod stream;
+mod wsgi;
+
+/// The extension module.
+#[pyo3::pymodule]
+mod _bjoern {
+    use pyo3::prelude::*;
+    use pyo3::types::{PyDict, PyTuple};
+
+    #[pymodule_export]
+    use crate::engine_object::Engine;
+    #[pymodule_export]
+    use crate::file_wrapper::FileWrapper;
+
+    /// bjoern 3's positional entry: `server_run(sock, wsgi_app[, statsd…])`. What follows the application is ignored.
+    #[pyfunction]
+    #[pyo3(signature = (sock, wsgi_app, *_statsd))]
+    fn server_run(sock: &Bound<'_, PyAny>, wsgi_app: &Bound<'_, PyAny>, _statsd: &Bound<'_, PyTuple>) -> PyResult<()> {
+        sock.py().import("bjoern")?.call_method1("server_run", (sock, wsgi_app)).map(drop)
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let part = |text: &str| text.parse::<u32>().unwrap_or_default();
+        let version =
+            (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")), part(env!("CARGO_PKG_VERSION_PATCH")));
+        module.add("version", version)?;
+        let features = PyDict::new(module.py());
+        features.set_item("has_signal_handling", true)?;
+        features.set_item("has_sigint_handling", true)?;
+        features.set_item("has_statsd", false)?;
+        features.set_item("has_statsd_tags", false)?;
+        module.add("features", features)
+    }
+}

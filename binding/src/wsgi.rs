@@ -1,0 +1,223 @@
+//! One call of the application: environ in, the returned iterable out, by way of the engine's reply.
+//! Knows: PEP 3333.   Must not know: sockets, HTTP grammar.
+//! Invariant: the reply comes back to the engine on every path.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use bjoern_engine::io::{SystemSocket, SystemWaker};
+use bjoern_engine::{App, Progress, Request, Stopper, Wake};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::environ::Environs;
+use crate::ffi::{Block, is_unshared};
+use crate::start_response::StartResponse;
+use crate::stream::{Outcome, Stream, block_of, close, send};
+
+/// The engine's reply, as the binding uses it.
+pub type Reply = bjoern_engine::Reply<SystemSocket, Wsgi>;
+
+/// Spare `start_response` objects that are kept.
+const SPARES: usize = 16;
+
+/// A WSGI application and what serving it takes.
+pub struct Wsgi {
+    application: Py<PyAny>,
+    environs: Environs,
+    spares: Mutex<Vec<Py<StartResponse>>>,
+    /// Ends the server when the application asks for it by SystemExit.
+    pub stopper: OnceLock<Stopper<SystemWaker>>,
+    /// The first exception that is to leave `run()`.
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Wsgi {
+    pub fn new(application: Py<PyAny>, environs: Environs) -> Wsgi {
+        Wsgi {
+            application,
+            environs,
+            spares: Mutex::default(),
+            stopper: OnceLock::new(),
+            raised: Mutex::default(),
+        }
+    }
+
+    /// Takes out the exception that is to leave `run()`.
+    pub fn take_raised(&self) -> Option<PyErr> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// An exception that ends the server after a drain; the first one counts.
+    fn end_with(&self, error: PyErr) {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        if let Some(stopper) = self.stopper.get() {
+            stopper.stop(true);
+        }
+    }
+
+    fn start_response<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, StartResponse>> {
+        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match spare {
+            Some(spare) => Ok(spare.into_bound(py)),
+            None => Bound::new(py, StartResponse::new()),
+        }
+    }
+
+    /// Keeps `start_response` for the next request, if the application does not hold on to it.
+    fn recycle(&self, start_response: Bound<'_, StartResponse>) {
+        if is_unshared(&start_response) {
+            start_response.get().clear();
+            let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+            if spares.len() < SPARES {
+                spares.push(start_response.unbind());
+            }
+        }
+    }
+
+    /// Calls the application and sends what can be sent of its answer.
+    fn answer(&self, py: Python<'_>, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
+        let prepared = self.environs.environ(py, request).and_then(|environ| Ok((environ, self.start_response(py)?)));
+        let (environ, start_response) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let outcome = self.failed(py, error, &reply);
+                return (reply, outcome);
+            }
+        };
+        let call = || self.application.bind(py).call1((environ, &start_response));
+        let (mut reply, returned) = lend(&start_response, reply, call);
+        let outcome = match returned.and_then(|iterable| respond(&mut reply, &start_response, &iterable)) {
+            Ok(outcome) => outcome,
+            Err(error) => self.failed(py, error, &reply),
+        };
+        if !matches!(outcome, Progress::More(_)) {
+            self.recycle(start_response);
+        }
+        (reply, outcome)
+    }
+
+    /// One more block of a response.
+    fn go_on(&self, py: Python<'_>, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
+        let start_response = stream.start_response(py).clone();
+        let (mut reply, advanced) = lend(&start_response, reply, || stream.advance(py));
+        let sent = advanced.and_then(|block| match block {
+            None => {
+                start_response.get().start(&mut reply, Some(0))?;
+                Ok(false)
+            }
+            Some(block) if block.as_bytes().is_empty() => Ok(true),
+            Some(block) => {
+                start_response.get().start(&mut reply, None)?;
+                send(&mut reply, &block);
+                Ok(true)
+            }
+        });
+        let outcome = match sent {
+            Ok(true) => return (reply, Progress::More(stream)),
+            Ok(false) => Progress::Done,
+            Err(error) => self.failed(py, error, &reply),
+        };
+        stream.close(py);
+        self.recycle(start_response);
+        (reply, outcome)
+    }
+
+    /// The application raised: the reason goes to stderr, SystemExit and KeyboardInterrupt end the server.
+    fn failed(&self, py: Python<'_>, error: PyErr, reply: &Reply) -> Outcome {
+        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            self.end_with(error);
+        } else if !(reply.is_broken() && error.is_instance_of::<PyOSError>(py)) {
+            // A client that went away while write() was sending is no fault of the application.
+            print_exception(py, &error);
+        }
+        Progress::Failed
+    }
+}
+
+/// Runs `work` of the application while `start_response` and `write` can reach the reply.
+fn lend<T>(start_response: &Bound<'_, StartResponse>, reply: Reply, work: impl FnOnce() -> T) -> (Reply, T) {
+    start_response.get().lend(reply);
+    let result = work();
+    loop {
+        // Another thread of the application may be in the middle of a write().
+        if let Some(reply) = start_response.get().take_back() {
+            return (reply, result);
+        }
+        start_response.py().detach(std::thread::yield_now);
+    }
+}
+
+/// Sends what `returned` holds, or makes a stream of it.
+fn respond(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, returned: &Bound<'_, PyAny>) -> PyResult<Outcome> {
+    // bytes are sent whole, as bjoern 3 does, not byte for byte.
+    if let Ok(block) = returned.cast::<PyBytes>() {
+        whole(reply, start_response, block)?;
+        return Ok(Progress::Done);
+    }
+    // Lists and tuples have all their blocks at hand: none waits for the application, so they may leave together.
+    let blocks = if let Ok(list) = returned.cast_exact::<PyList>() {
+        if list.len() == 1 {
+            whole(reply, start_response, &block_of(&list.get_item(0)?)?)?;
+            return Ok(Progress::Done);
+        }
+        list.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
+    } else if let Ok(tuple) = returned.cast_exact::<PyTuple>() {
+        tuple.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
+    } else {
+        return match Stream::new(returned, start_response) {
+            Ok(stream) => Ok(Progress::More(Box::new(stream))),
+            Err(error) => {
+                close(returned);
+                Err(error)
+            }
+        };
+    };
+    let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
+    start_response.get().start(reply, whole)?;
+    blocks.iter().for_each(|block| send(reply, block));
+    Ok(Progress::Done)
+}
+
+/// The whole body is one block, so its length is known.
+fn whole(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, block: &Bound<'_, PyBytes>) -> PyResult<()> {
+    start_response.get().start(reply, Some(block.as_bytes().len() as u64))?;
+    send(reply, block);
+    Ok(())
+}
+
+/// Prints an exception with its traceback to `wsgi.errors`, which is `sys.stderr`.
+pub fn print_exception(py: Python<'_>, error: &PyErr) {
+    error.display(py);
+}
+
+impl App<SystemSocket> for Wsgi {
+    type Block = Block;
+    type Stream = Box<Stream>;
+
+    fn call(&self, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
+        Python::attach(|py| self.answer(py, request, reply))
+    }
+
+    fn next(&self, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
+        Python::attach(|py| self.go_on(py, stream, reply))
+    }
+
+    fn close(&self, stream: Box<Stream>) {
+        Python::attach(|py| stream.close(py));
+    }
+
+    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
+        Python::attach(|py| py.detach(wait))
+    }
+
+    fn woken(&self) -> Wake {
+        match Python::attach(|py| py.check_signals()) {
+            Ok(()) => Wake::GoOn,
+            Err(error) => {
+                self.end_with(error);
+                Wake::Drain
+            }
+        }
+    }
+}

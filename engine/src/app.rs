@@ -1,0 +1,128 @@
+//! The only door to the application: the question put to it, and its answers.
+//! Must not know: which language it is written in.
+
+use std::fs::File;
+
+use crate::http1::head::Head;
+use crate::http1::names::Known;
+use crate::io::{Peer, Socket};
+use crate::reply::Reply;
+
+/// What answers requests.
+///
+/// Nothing of the loop is held while one of these runs: a call may take as long as it likes.
+pub trait App<S: Socket>: Send + Sync + Sized + 'static {
+    /// A block of a response's body that the application's runtime owns; sent without a copy where it is large.
+    type Block: AsRef<[u8]> + Send + Sync + 'static;
+    /// The rest of a response that is produced bit by bit.
+    type Stream: Send + Sync + 'static;
+
+    /// Answers `request` through `reply`, which comes back whatever happens.
+    fn call(&self, request: &Request<'_>, reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Self::Stream>);
+
+    /// Goes on with a response: one block, as soon as there is one.
+    fn next(&self, stream: Self::Stream, reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Self::Stream>);
+
+    /// Ends a response that nobody waits for any more. Every stream ends here or by [`App::next`] giving no further one.
+    fn close(&self, stream: Self::Stream);
+
+    /// Runs `wait`, which may block the thread; what the application's runtime holds is let go for so long.
+    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T;
+
+    /// The waker was used: runs what the application's runtime has queued (signal handlers).
+    fn woken(&self) -> Wake;
+}
+
+/// How far a response has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress<T> {
+    /// All of it has been given.
+    Done,
+    /// More will come from here.
+    More(T),
+    /// The application failed: 500 where nothing was sent, else the connection is cut.
+    Failed,
+}
+
+/// What the runtime wants of the server after a wake-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Nothing.
+    GoOn,
+    /// The end, after the requests in flight.
+    Drain,
+}
+
+/// A whole request body.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// In memory; empty where there is none.
+    Memory(&'a [u8]),
+    /// In an unlinked temporary file, rewound.
+    File(&'a File),
+}
+
+/// A whole request, borrowed from the bytes it came in.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) bytes: &'a [u8],
+    /// The body.
+    pub body: Body<'a>,
+    /// Bytes of the body.
+    pub body_len: u64,
+    /// Whether there is a body, be it an empty one (`Content-Length: 0`, an empty chunked body).
+    pub has_body: bool,
+    /// Whether the body came in the chunked coding, by now decoded.
+    pub chunked: bool,
+    /// Who asks.
+    pub peer: Peer,
+    /// The index of the listener it came by.
+    pub listener: usize,
+}
+
+impl<'a> Request<'a> {
+    /// The method, case preserved.
+    pub fn method(&self) -> &'a [u8] {
+        self.head.method.of(self.bytes)
+    }
+
+    /// The target as sent.
+    pub fn target(&self) -> &'a [u8] {
+        self.head.target.whole.of(self.bytes)
+    }
+
+    /// The path, still percent-encoded; `/` where an absolute target has none (RFC 9110, section 4.2.3).
+    pub fn path(&self) -> &'a [u8] {
+        match self.head.target.path.of(self.bytes) {
+            [] => b"/",
+            path => path,
+        }
+    }
+
+    /// Whether the path holds percent-escapes.
+    pub fn path_is_escaped(&self) -> bool {
+        self.head.target.escaped
+    }
+
+    /// What follows the `?`.
+    pub fn query(&self) -> &'a [u8] {
+        self.head.target.query.of(self.bytes)
+    }
+
+    /// The authority of an absolute target, to be taken for the `Host` (RFC 9112, section 3.2.2).
+    pub fn authority(&self) -> Option<&'a [u8]> {
+        self.head.target.authority.map(|span| span.of(self.bytes))
+    }
+
+    /// The minor version of HTTP/1.
+    pub fn minor(&self) -> u8 {
+        self.head.minor
+    }
+
+    /// The fields in their order: the index in [`crate::http1::names::NAMES`], the name, the value.
+    pub fn fields(&self) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> {
+        let bytes = self.bytes;
+        self.head.fields.iter().map(move |field| (field.known, field.name.of(bytes), field.value.of(bytes)))
+    }
+}

@@ -1,0 +1,55 @@
+//! Limits and timeouts: plain numbers with their units.
+//! Knows: nothing but the defaults.   Must not know: where a value came from.
+
+use std::time::Duration;
+
+/// What a server allows and how long it waits. Every limit has an answer: see [`crate::http1::Reject`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Bytes of a request line and its fields together, blank line included; past it 431, or 414 where the request line alone is longer.
+    pub max_head: usize,
+    /// Number of fields in a request; past it 431.
+    pub max_fields: usize,
+    /// Bytes of a request body, decoded; past it 413. 0 is no limit.
+    pub max_body: u64,
+    /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
+    pub body_buffer: usize,
+    /// From the first byte of a request (or the accept) to the end of its head; past it 408, or a close where nothing came.
+    pub header_timeout: Duration,
+    /// Without a byte of the body; past it 408.
+    pub body_timeout: Duration,
+    /// Without the peer taking a byte of the response; past it the connection is cut.
+    pub write_timeout: Duration,
+    /// Between two requests; past it the connection is closed. Zero: one request per connection.
+    pub keep_alive: Duration,
+    /// For a drain: what is not answered by then is cut.
+    pub graceful_timeout: Duration,
+    /// Open connections; past it the server stops accepting until one ends. 0: the soft limit of open files less a reserve.
+    pub max_connections: usize,
+    /// Answer 400 to an HTTP/1.1 request without `Host` (RFC 9112, section 3.2).
+    pub require_host: bool,
+    /// Send `Date` (RFC 9110, section 6.6.1).
+    pub date_header: bool,
+    /// Send `Server` with this value.
+    pub server_header: Option<Vec<u8>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            max_head: 64 * 1024,
+            max_fields: 100,
+            max_body: 1024 * 1024 * 1024,
+            body_buffer: 1024 * 1024,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(75),
+            graceful_timeout: Duration::from_secs(30),
+            max_connections: 0,
+            require_host: true,
+            date_header: true,
+            server_header: None,
+        }
+    }
+}

@@ -1,0 +1,684 @@
+//! One connection's life: read a head, collect the body, call the application, answer, again.
+//!
+//! ```text
+//!   Head ──► Body ──► (call) ──► Streaming ──► Head         kept alive
+//!     └────────────────┴───────────┴──► Closing ──► Lingering ──► gone
+//! ```
+//!
+//! Knows: `http1`, one socket.   Must not know: the poller, other connections, clocks.
+//! Invariant: an idle connection owns no buffer; the iterator of a response is asked for the next block only when
+//! everything before has been handed to the system.
+
+use std::io::{self, IoSlice};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::app::{App, Body, Progress, Request};
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::http1::chunked::{Decoder, Piece};
+use crate::http1::head::{Head, Scan};
+use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error};
+use crate::http1::{Framing, Reject};
+use crate::io::{Peer, Readiness, Socket};
+use crate::outbox::Outbox;
+use crate::reply::{Outgoing, Reply};
+use crate::spool::Spool;
+use crate::timeouts::Timeout;
+
+/// Bytes a thread reads at once.
+const INPUT_BYTES: usize = 64 * 1024;
+
+/// Fairness: what one connection may do in a turn before the others have theirs.
+const REQUESTS_PER_TURN: u32 = 64;
+const RECEIVES_PER_TURN: u32 = 8;
+const BLOCKS_PER_TURN: u32 = 16;
+
+/// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a thread needs to serve connections; the connections themselves own as little as they can.
+pub struct Desk {
+    input: Box<[u8]>,
+    head: Head,
+    /// Away while the application answers.
+    outgoing: Option<Box<Outgoing>>,
+    second: Option<u64>,
+}
+
+impl Desk {
+    pub(crate) fn new(config: &Config) -> Desk {
+        let server = config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
+        let stamp = Stamp { date: Vec::new(), server };
+        let outgoing = Outgoing { bytes: Vec::new(), stamp, write_timeout: config.write_timeout };
+        Desk {
+            input: vec![0; INPUT_BYTES].into_boxed_slice(),
+            head: Head::default(),
+            outgoing: Some(Box::new(outgoing)),
+            second: None,
+        }
+    }
+
+    /// Sets the `Date` of answers to a calendar's second (RFC 9110, section 6.6.1).
+    pub(crate) fn stamp(&mut self, second: u64, config: &Config) {
+        if !config.date_header || self.second == Some(second) {
+            return;
+        }
+        if let Some(outgoing) = &mut self.outgoing {
+            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            outgoing.stamp.date = format!("Date: {date}\r\n").into_bytes();
+            self.second = Some(second);
+        }
+    }
+}
+
+/// What a connection needs to know of the server while it is served.
+pub(crate) struct Turn<'a, A> {
+    pub app: &'a A,
+    pub config: &'a Config,
+    pub counters: &'a Counters,
+    pub draining: bool,
+}
+
+/// What a connection waits for when its turn is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// For the peer, so long; `renewed` where the time counts from now even if it was running already.
+    Wait { timeout: Timeout, renewed: bool },
+    /// For the others to have their turn.
+    Again,
+    /// For nothing: it is over.
+    Close,
+}
+
+/// The response in the making.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub asked: Asked,
+    pub framing: ResponseFraming,
+    pub persists: bool,
+    pub started: bool,
+    /// More came than `Content-Length` announced.
+    pub excess: bool,
+    /// The peer cannot be sent anything any more.
+    pub broken: bool,
+}
+
+impl Default for Answer {
+    fn default() -> Answer {
+        Answer {
+            asked: Asked::default(),
+            framing: ResponseFraming::Nothing,
+            persists: false,
+            started: false,
+            excess: false,
+            broken: false,
+        }
+    }
+}
+
+enum State<T> {
+    /// Waiting for a request, or in the middle of its head.
+    Head,
+    /// In the middle of a request's body.
+    Body(Box<Upload>),
+    /// In the middle of a response.
+    Streaming(T),
+    /// The last answer is on its way.
+    Closing,
+    /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
+    Lingering(usize),
+}
+
+/// A request whose body is being collected.
+#[derive(Debug)]
+struct Upload {
+    head: Head,
+    bytes: Vec<u8>,
+    spool: Spool,
+    len: u64,
+    rest: Rest,
+}
+
+#[derive(Debug)]
+enum Rest {
+    Length(u64),
+    Chunked(Decoder),
+}
+
+/// One peer.
+pub struct Connection<S: Socket, A: App<S>> {
+    pub(crate) socket: S,
+    peer: Peer,
+    listener: u16,
+    state: State<A::Stream>,
+    /// Bytes received and not used up: the start of a head, or requests that wait for an answer to be taken.
+    inbox: Vec<u8>,
+    scan: Scan,
+    /// The inbox holds bytes that have not been looked at.
+    unseen: bool,
+    /// A blank line before a request line has been skipped.
+    skipped_blank: bool,
+    /// A request has been answered on this connection.
+    served: bool,
+    /// Something came in, or went out, or a request began, since the last verdict.
+    progress: bool,
+    ready: Readiness,
+    pub(crate) outbox: Outbox<A::Block>,
+    pub(crate) answer: Answer,
+}
+
+type Serving<S, A> = Box<Connection<S, A>>;
+
+impl<S: Socket, A: App<S>> Connection<S, A> {
+    /// A connection just accepted. Its request is usually there already, so it is read at once.
+    pub(crate) fn new(socket: S, peer: Peer, listener: usize) -> Serving<S, A> {
+        Box::new(Connection {
+            socket,
+            peer,
+            listener: listener as u16,
+            state: State::Head,
+            inbox: Vec::new(),
+            scan: Scan::default(),
+            unseen: false,
+            skipped_blank: false,
+            served: false,
+            progress: true,
+            ready: Readiness { readable: true, writable: true, ..Readiness::default() },
+            outbox: Outbox::default(),
+            answer: Answer::default(),
+        })
+    }
+
+    /// Whether news of this kind concern the connection: room to send in is no news where nothing waits to be sent.
+    pub(crate) fn cares_for(&mut self, news: Readiness) -> bool {
+        self.ready.merge(news);
+        news.readable || news.hung_up || news.read_closed || !self.outbox.is_empty()
+    }
+
+    /// Does all that can be done without waiting, within the budget of a turn.
+    pub(crate) fn serve(mut self: Box<Self>, desk: &mut Desk, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
+        let Some(mut outgoing) = desk.outgoing.take() else { unreachable!("the desk is complete between turns") };
+        let mut input = std::mem::take(&mut desk.input);
+        let mut budget = Budget { requests: REQUESTS_PER_TURN, receives: RECEIVES_PER_TURN, blocks: BLOCKS_PER_TURN };
+        let verdict = loop {
+            if self.ready.hung_up || self.answer.broken {
+                break Verdict::Close;
+            }
+            self.flush_outbox();
+            if self.answer.broken {
+                break Verdict::Close;
+            }
+            if !self.outbox.is_empty() {
+                break self.wait(Timeout::Write);
+            }
+            let flow;
+            (self, outgoing, flow) = match self.state {
+                State::Streaming(_) => self.stream(outgoing, turn, &mut budget),
+                State::Head | State::Body(_) => self.receive(&mut input, desk, outgoing, turn, &mut budget),
+                State::Closing => self.close_or_linger(outgoing),
+                State::Lingering(_) => self.linger(&mut input, outgoing, &mut budget),
+            };
+            // Answers leave as soon as the connection has nothing more to add to them.
+            self.send_outgoing(&mut outgoing);
+            if let Some(verdict) = flow {
+                let stalled = !self.outbox.is_empty() && verdict != Verdict::Close;
+                break if stalled { self.wait(Timeout::Write) } else { verdict };
+            }
+        };
+        outgoing.bytes.clear();
+        desk.input = input;
+        desk.outgoing = Some(outgoing);
+        if verdict == Verdict::Close {
+            self.abandon(turn.app);
+        }
+        (self, verdict)
+    }
+
+    /// A deadline has passed: the peer is told why, where it asked for something, and the connection ends.
+    pub(crate) fn expire(mut self: Box<Self>, timeout: Timeout, desk: &mut Desk, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
+        let reject = match (timeout, &self.state) {
+            (Timeout::Head, State::Head) if !self.inbox.is_empty() => Some(Reject::HeaderTimeout),
+            (Timeout::Body, State::Body(_)) => Some(Reject::BodyTimeout),
+            _ => None,
+        };
+        let Some(reject) = reject else {
+            self.abandon(turn.app);
+            return (self, Verdict::Close);
+        };
+        if let Some(outgoing) = &mut desk.outgoing {
+            self.refuse(reject, outgoing, turn);
+            self.send_outgoing(outgoing);
+        }
+        self.serve(desk, turn)
+    }
+
+    /// Ends what is under way: the response's iterator is closed, everything else just dropped.
+    pub(crate) fn abandon(&mut self, app: &A) {
+        if let State::Streaming(stream) = std::mem::replace(&mut self.state, State::Closing) {
+            app.close(stream);
+        }
+    }
+
+    fn wait(&mut self, timeout: Timeout) -> Verdict {
+        let renewed = std::mem::take(&mut self.progress);
+        Verdict::Wait { timeout, renewed }
+    }
+
+    // --- sending ---
+
+    /// Hands over what waits in `outgoing`; what the peer does not take goes to the outbox.
+    pub(crate) fn send_outgoing(&mut self, outgoing: &mut Outgoing) {
+        if outgoing.bytes.is_empty() {
+            return;
+        }
+        if !self.outbox.is_empty() {
+            self.outbox.push_bytes(&outgoing.bytes);
+            self.flush_outbox();
+        } else {
+            let mut rest = &outgoing.bytes[..];
+            while !rest.is_empty() && !self.answer.broken {
+                match self.socket.send(&[IoSlice::new(rest)]) {
+                    Ok(sent) => {
+                        rest = &rest[sent..];
+                        self.progress = true;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.ready.writable = false;
+                        self.outbox.push_bytes(rest);
+                        break;
+                    }
+                    Err(_) => self.answer.broken = true,
+                }
+            }
+        }
+        outgoing.bytes.clear();
+    }
+
+    pub(crate) fn flush_outbox(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        match self.outbox.flush(&mut self.socket, &mut self.progress) {
+            Ok(emptied) => self.ready.writable = emptied,
+            Err(_) => self.answer.broken = true,
+        }
+    }
+
+    // --- the response ---
+
+    /// Asks the application for the next blocks, one at a time, each handed over before the next.
+    fn stream(mut self: Box<Self>, outgoing: Box<Outgoing>, turn: &Turn<'_, A>, budget: &mut Budget) -> Step<S, A> {
+        let State::Streaming(stream) = std::mem::replace(&mut self.state, State::Closing) else {
+            return (self, outgoing, None);
+        };
+        if budget.blocks == 0 {
+            self.state = State::Streaming(stream);
+            return (self, outgoing, Some(Verdict::Again));
+        }
+        budget.blocks -= 1;
+        let (reply, progress) = turn.app.next(stream, Reply { connection: self, outgoing });
+        let (connection, outgoing) = Self::settle(reply, progress, turn);
+        (connection, outgoing, None)
+    }
+
+    /// What the application's answer means for the connection.
+    fn settle(
+        mut reply: Reply<S, A>,
+        progress: Progress<A::Stream>,
+        turn: &Turn<'_, A>,
+    ) -> (Serving<S, A>, Box<Outgoing>) {
+        let started = reply.is_started();
+        match progress {
+            Progress::More(stream) => {
+                let answer = reply.connection.answer;
+                // Nobody reads on: no body is wanted, or all that was announced has been given.
+                let satisfied = started && (answer.framing == ResponseFraming::Nothing || answer.excess);
+                if !satisfied && !answer.broken {
+                    reply.connection.state = State::Streaming(stream);
+                    return (reply.connection, reply.outgoing);
+                }
+                turn.app.close(stream);
+                reply.finish();
+            }
+            Progress::Done if started => {
+                if !reply.finish() {
+                    // The peer waits for more than there is: only the end of the connection tells it.
+                    Counters::count(&turn.counters.cut);
+                    reply.connection.answer.persists = false;
+                }
+            }
+            Progress::Done | Progress::Failed if !started => {
+                Counters::count(&turn.counters.failed);
+                reply.refuse("500 Internal Server Error");
+            }
+            Progress::Done | Progress::Failed => {
+                Counters::count(&turn.counters.cut);
+                reply.connection.answer.persists = false;
+            }
+        }
+        let mut connection = reply.connection;
+        connection.served = true;
+        connection.progress = true;
+        connection.state = if connection.answer.persists { State::Head } else { State::Closing };
+        (connection, reply.outgoing)
+    }
+
+    // --- the request ---
+
+    /// Takes bytes, from the inbox or from the peer, and serves the requests in them.
+    fn receive(
+        mut self: Box<Self>,
+        input: &mut [u8],
+        desk: &mut Desk,
+        mut outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> Step<S, A> {
+        if !self.unseen {
+            if !self.ready.readable {
+                let verdict = self.wait_for_request(turn);
+                return (self, outgoing, Some(verdict));
+            }
+            if budget.receives == 0 {
+                return (self, outgoing, Some(Verdict::Again));
+            }
+            budget.receives -= 1;
+            let received = match self.socket.recv(input) {
+                Ok(0) => {
+                    // Half a request is none; whole ones have been answered.
+                    self.send_outgoing(&mut outgoing);
+                    return (self, outgoing, Some(Verdict::Close));
+                }
+                Ok(len) => {
+                    // A short read means drained, unless the end of the stream is still to be read.
+                    self.ready.readable = len == input.len() || self.ready.read_closed;
+                    &input[..len]
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return (self, outgoing, None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready.readable = false;
+                    return (self, outgoing, None);
+                }
+                Err(_) => return (self, outgoing, Some(Verdict::Close)),
+            };
+            if self.inbox.is_empty() {
+                let used;
+                (self, outgoing, used) = self.feed(received, desk, outgoing, turn, budget);
+                self.inbox.extend_from_slice(&received[used..]);
+                return (self, outgoing, None);
+            }
+            self.inbox.extend_from_slice(received);
+        }
+        self.unseen = false;
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let used;
+        (self, outgoing, used) = self.feed(&inbox, desk, outgoing, turn, budget);
+        if used < inbox.len() {
+            inbox.drain(..used);
+            self.inbox = inbox;
+        }
+        let out_of_requests = self.unseen && budget.requests == 0;
+        (self, outgoing, out_of_requests.then_some(Verdict::Again))
+    }
+
+    fn wait_for_request(&mut self, turn: &Turn<'_, A>) -> Verdict {
+        match (&self.state, self.inbox.is_empty()) {
+            (State::Body(_), _) => self.wait(Timeout::Body),
+            (_, false) => self.wait(Timeout::Head),
+            (_, true) if turn.draining && self.served => Verdict::Close,
+            (_, true) if turn.draining => self.wait(Timeout::Drain),
+            (_, true) if self.served => self.wait(Timeout::KeepAlive),
+            (_, true) => self.wait(Timeout::Head),
+        }
+    }
+
+    /// Serves the requests in `data` one after the other; the number of bytes used up.
+    ///
+    /// Stops early where an answer cannot leave, goes on, or was the last; what is left over is `unseen` then.
+    fn feed(
+        mut self: Box<Self>,
+        data: &[u8],
+        desk: &mut Desk,
+        mut outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> (Serving<S, A>, Box<Outgoing>, usize) {
+        let mut at = 0;
+        while at < data.len() {
+            let rest = &data[at..];
+            match &mut self.state {
+                State::Head if self.outbox.is_empty() && !self.answer.broken && budget.requests > 0 => {
+                    // One empty line before a request is forgiven (RFC 9112, section 2.2).
+                    if rest.starts_with(b"\r\n") && !self.skipped_blank {
+                        self.skipped_blank = true;
+                        at += 2;
+                        continue;
+                    }
+                    match desk.head.parse(rest, &mut self.scan, turn.config) {
+                        // Looked at, and not enough.
+                        Ok(false) => return (self, outgoing, at),
+                        Ok(true) => {
+                            let used;
+                            (self, outgoing, used) = self.begin(rest, desk, outgoing, turn, budget);
+                            at += used;
+                        }
+                        Err(reject) => self.refuse(reject, &mut outgoing, turn),
+                    }
+                }
+                State::Body(upload) => match upload.take(rest, turn.config) {
+                    Ok((used, whole)) => {
+                        at += used;
+                        self.progress = true;
+                        if whole {
+                            (self, outgoing) = self.call_with_upload(outgoing, turn, budget);
+                        }
+                    }
+                    Err(reject) => self.refuse(reject, &mut outgoing, turn),
+                },
+                _ => break,
+            }
+        }
+        self.unseen |= at < data.len();
+        (self, outgoing, at)
+    }
+
+    /// A head is whole: calls the application where the body is too, else begins to collect it.
+    fn begin(
+        mut self: Box<Self>,
+        data: &[u8],
+        desk: &mut Desk,
+        mut outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> (Serving<S, A>, Box<Outgoing>, usize) {
+        self.scan = Scan::default();
+        self.skipped_blank = false;
+        self.progress = true;
+        let (head_bytes, behind) = data.split_at(desk.head.len);
+        let framing = desk.head.framing.unwrap_or(Framing::None);
+        let length = match framing {
+            Framing::None => 0,
+            Framing::Length(length) => length,
+            Framing::Chunked => u64::MAX,
+        };
+        if let Framing::Length(length) = framing
+            && exceeds(length, turn.config)
+        {
+            self.refuse(Reject::BodyTooLarge, &mut outgoing, turn);
+            return (self, outgoing, head_bytes.len());
+        }
+        if let Some(body) = usize::try_from(length).ok().and_then(|length| behind.get(..length)) {
+            let request = Request {
+                head: &desk.head,
+                bytes: head_bytes,
+                body: Body::Memory(body),
+                body_len: length,
+                has_body: framing != Framing::None,
+                chunked: false,
+                peer: self.peer,
+                listener: self.listener.into(),
+            };
+            let used = head_bytes.len() + body.len();
+            let (connection, outgoing) = self.call(&request, outgoing, turn, budget);
+            return (connection, outgoing, used);
+        }
+        if desk.head.expects_continue && behind.is_empty() {
+            outgoing.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let rest = match framing {
+            Framing::Chunked => Rest::Chunked(Decoder::new(turn.config.max_head)),
+            _ => Rest::Length(length),
+        };
+        let head = std::mem::take(&mut desk.head);
+        let upload = Upload { head, bytes: head_bytes.to_vec(), spool: Spool::default(), len: 0, rest };
+        self.state = State::Body(Box::new(upload));
+        (self, outgoing, head_bytes.len())
+    }
+
+    fn call_with_upload(
+        mut self: Box<Self>,
+        mut outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> (Serving<S, A>, Box<Outgoing>) {
+        let State::Body(mut upload) = std::mem::replace(&mut self.state, State::Head) else {
+            return (self, outgoing);
+        };
+        if upload.spool.rewind().is_err() {
+            self.refuse(Reject::StorageUnavailable, &mut outgoing, turn);
+            return (self, outgoing);
+        }
+        let request = Request {
+            head: &upload.head,
+            bytes: &upload.bytes,
+            body: match &upload.spool {
+                Spool::Memory(memory) => Body::Memory(memory),
+                Spool::File(file) => Body::File(file),
+            },
+            body_len: upload.len,
+            has_body: true,
+            chunked: matches!(upload.rest, Rest::Chunked(_)),
+            peer: self.peer,
+            listener: self.listener.into(),
+        };
+        self.call(&request, outgoing, turn, budget)
+    }
+
+    /// The application's turn.
+    fn call(
+        mut self: Box<Self>,
+        request: &Request<'_>,
+        outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> (Serving<S, A>, Box<Outgoing>) {
+        budget.requests = budget.requests.saturating_sub(1);
+        Counters::count(&turn.counters.requests);
+        self.answer = Answer {
+            asked: Asked {
+                minor: request.head.minor,
+                head: request.method() == b"HEAD",
+                peer_persists: request.head.persists,
+                server_persists: !turn.draining && !turn.config.keep_alive.is_zero(),
+            },
+            ..Answer::default()
+        };
+        let (reply, progress) = turn.app.call(request, Reply { connection: self, outgoing });
+        Self::settle(reply, progress, turn)
+    }
+
+    /// Answers a fault of the peer, and ends the connection: where the next request starts is not known any more.
+    fn refuse(&mut self, reject: Reject, outgoing: &mut Outgoing, turn: &Turn<'_, A>) {
+        turn.counters.reject(reject);
+        finish_error(reject.status(), &outgoing.stamp, &mut outgoing.bytes);
+        self.inbox = Vec::new();
+        self.unseen = true; // whatever comes still belongs to the refused request
+        self.state = State::Closing;
+    }
+
+    // --- the end ---
+
+    /// Everything has been handed over. Where the peer may still be sending, a close would reset the connection and
+    /// destroy the answer on its way (RFC 9112, section 9.6): only the sending direction is ended then.
+    fn close_or_linger(mut self: Box<Self>, outgoing: Box<Outgoing>) -> Step<S, A> {
+        let unread = self.unseen || self.ready.readable;
+        if !unread || self.socket.shutdown_write().is_err() {
+            return (self, outgoing, Some(Verdict::Close));
+        }
+        self.inbox = Vec::new();
+        self.progress = true;
+        self.state = State::Lingering(LINGER_BYTES);
+        (self, outgoing, None)
+    }
+
+    fn linger(mut self: Box<Self>, input: &mut [u8], outgoing: Box<Outgoing>, budget: &mut Budget) -> Step<S, A> {
+        let State::Lingering(left) = &mut self.state else { return (self, outgoing, Some(Verdict::Close)) };
+        if budget.receives == 0 {
+            return (self, outgoing, Some(Verdict::Again));
+        }
+        budget.receives -= 1;
+        match self.socket.recv(input) {
+            Ok(len) if len > 0 && len <= *left => {
+                *left -= len;
+                (self, outgoing, None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (self, outgoing, None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready.readable = false;
+                let verdict = self.wait(Timeout::Linger);
+                (self, outgoing, Some(verdict))
+            }
+            Ok(_) | Err(_) => (self, outgoing, Some(Verdict::Close)),
+        }
+    }
+}
+
+/// The connection back, what waits to be sent, and the verdict where the turn is over.
+type Step<S, A> = (Serving<S, A>, Box<Outgoing>, Option<Verdict>);
+
+struct Budget {
+    requests: u32,
+    receives: u32,
+    blocks: u32,
+}
+
+impl Upload {
+    /// Takes what belongs to the body from the front of `data`: the number of bytes used up, and whether it is whole now.
+    fn take(&mut self, data: &[u8], config: &Config) -> Result<(usize, bool), Reject> {
+        let Upload { rest, spool, len, .. } = self;
+        let mut push = |piece: &[u8]| {
+            spool.push(piece, config.body_buffer).map_err(|_| Reject::StorageUnavailable)?;
+            *len += piece.len() as u64;
+            Ok(*len)
+        };
+        match rest {
+            Rest::Length(left) => {
+                let used = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
+                *left -= used as u64;
+                push(&data[..used])?;
+                Ok((used, *left == 0))
+            }
+            Rest::Chunked(decoder) => {
+                let mut input = data;
+                let mut so_far = push(&[])?;
+                let whole = loop {
+                    match decoder.next(&mut input)? {
+                        Piece::Data(piece) => so_far = push(piece)?,
+                        Piece::Size(size) if exceeds(so_far.saturating_add(size), config) => {
+                            return Err(Reject::BodyTooLarge);
+                        }
+                        Piece::Size(_) => {}
+                        Piece::End => break true,
+                        Piece::More => break false,
+                    }
+                };
+                Ok((data.len() - input.len(), whole))
+            }
+        }
+    }
+}
+
+fn exceeds(length: u64, config: &Config) -> bool {
+    config.max_body != 0 && length > config.max_body
+}

@@ -1,0 +1,137 @@
+//! Classes of bytes (RFC 9110 section 5.5 and 5.6.2, RFC 3986) and the scans built on them.
+//! Must not know: what a line means.
+
+const TOKEN: u8 = 1;
+const VALUE: u8 = 2;
+const TARGET: u8 = 4;
+const HOST: u8 = 8;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        let mut class = 0;
+        if b.is_ascii_alphanumeric() || is_one_of(b, b"!#$%&'*+-.^_`|~") {
+            class |= TOKEN;
+        }
+        if b == b'\t' || (b >= b' ' && b != 0x7f) {
+            class |= VALUE;
+        }
+        if b > b' ' && b < 0x7f {
+            class |= TARGET;
+        }
+        if b.is_ascii_alphanumeric() || is_one_of(b, b"-._~%!$&'()*+,;=:[]") {
+            class |= HOST;
+        }
+        classes[byte] = class;
+        byte += 1;
+    }
+    classes
+};
+
+const fn is_one_of(byte: u8, set: &[u8]) -> bool {
+    let mut i = 0;
+    while i < set.len() {
+        if set[i] == byte {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// `tchar` of RFC 9110, section 5.6.2.
+pub fn is_token(byte: u8) -> bool {
+    CLASSES[byte as usize] & TOKEN != 0
+}
+
+/// A byte of a field value: VCHAR, obs-text, SP or HTAB (RFC 9110, section 5.5).
+pub fn is_value(byte: u8) -> bool {
+    CLASSES[byte as usize] & VALUE != 0
+}
+
+/// A visible ASCII byte, as request targets are made of; stricter grammar is the path's affair.
+pub fn is_target(byte: u8) -> bool {
+    CLASSES[byte as usize] & TARGET != 0
+}
+
+/// A byte of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2).
+pub fn is_host(byte: u8) -> bool {
+    CLASSES[byte as usize] & HOST != 0
+}
+
+/// The index of the first byte at or after `from` that no field value may hold; `bytes.len()` if there is none.
+///
+/// Eight bytes at a time, since values are most of a head.
+pub fn value_end(bytes: &[u8], from: usize) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let mut at = from;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let x = u64::from_le_bytes(*word);
+        let control = x.wrapping_sub(ONES * 0x20) & !x;
+        let y = x ^ (ONES * 0x7f);
+        let delete = y.wrapping_sub(ONES) & !y;
+        let found = (control | delete) & HIGH;
+        if found == 0 {
+            at += 8;
+            continue;
+        }
+        // The lowest flagged byte is exact; those above it may be a borrow.
+        at += (found.trailing_zeros() / 8) as usize;
+        if bytes[at] != b'\t' {
+            return at;
+        }
+        at += 1;
+    }
+    while at < bytes.len() && is_value(bytes[at]) {
+        at += 1;
+    }
+    at
+}
+
+/// `value` without spaces and tabs around it (OWS, RFC 9110, section 5.6.3).
+pub fn trim(value: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| *byte != b' ' && *byte != b'\t';
+    let Some(start) = value.iter().position(blank) else { return &[] };
+    let end = value.iter().rposition(blank).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+/// The elements of a comma-separated list, empty ones left out (RFC 9110, section 5.6.1.2).
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim).filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_end_agrees_with_the_table_for_every_byte_at_every_position() {
+        for byte in 0..=255u8 {
+            for position in 0..20 {
+                let mut line = vec![b'a'; 20];
+                line[position] = byte;
+                let want = if is_value(byte) { 20 } else { position };
+                assert_eq!(value_end(&line, 0), want, "byte {byte:#x} at {position}");
+                line.fill(0xff);
+                line[position] = byte;
+                assert_eq!(value_end(&line, 0), want, "byte {byte:#x} at {position} between obs-text");
+            }
+        }
+    }
+
+    #[test]
+    fn trim_takes_blanks_from_both_ends_only() {
+        assert_eq!(trim(b" \ta b\t "), b"a b");
+        assert_eq!(trim(b" \t "), b"");
+        assert_eq!(trim(b""), b"");
+    }
+
+    #[test]
+    fn list_leaves_out_empty_elements() {
+        assert_eq!(list(b", a ,, b,").collect::<Vec<_>>(), [b"a", b"b"]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Request targets: which form, where the path and the query are; percent-decoding.
+//! Knows: RFC 9112 section 3.2, RFC 3986.   Must not know: fields, WSGI.
+
+use super::{Reject, bytes};
+
+/// A part of a head: bytes `start..end` of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first byte.
+    pub start: u32,
+    /// The byte after the last.
+    pub end: u32,
+}
+
+impl Span {
+    /// The bytes of the span in `head`.
+    pub fn of(self, head: &[u8]) -> &[u8] {
+        &head[self.start as usize..self.end as usize]
+    }
+
+    pub(crate) fn new(start: usize, end: usize) -> Span {
+        // Heads are limited far below 4 GiB: see `MAX_HEAD_BYTES`.
+        Span { start: start as u32, end: end as u32 }
+    }
+}
+
+/// A request target taken apart. A fragment, which no client should send, is in none of the parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The whole target, as sent.
+    pub whole: Span,
+    /// The path, still percent-encoded; `*` in the asterisk form.
+    pub path: Span,
+    /// What follows the `?`, without it.
+    pub query: Span,
+    /// The authority of an absolute target, which stands above `Host` (RFC 9112, section 3.2.2).
+    pub authority: Option<Span>,
+    /// Whether the path holds a percent-escape.
+    pub escaped: bool,
+}
+
+/// Takes the target at `span` of `head` apart (RFC 9112, section 3.2).
+pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
+    let target = span.of(head);
+    let at = span.start as usize;
+    let mut parts = Target { whole: span, ..Target::default() };
+    let path_at = match target {
+        _ if method == b"CONNECT" => return Err(Reject::ConnectRefused),
+        [b'/', ..] => 0,
+        b"*" if method == b"OPTIONS" => {
+            parts.path = span;
+            return Ok(parts);
+        }
+        _ => {
+            let authority_at = scheme_len(target).ok_or(Reject::BadTarget)?;
+            let rest = &target[authority_at..];
+            let len = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+            if len == 0 || !rest[..len].iter().all(|byte| bytes::is_host(*byte)) {
+                return Err(Reject::BadTarget);
+            }
+            parts.authority = Some(Span::new(at + authority_at, at + authority_at + len));
+            authority_at + len
+        }
+    };
+    let end = memchr::memchr(b'#', target).unwrap_or(target.len());
+    let question = memchr::memchr(b'?', &target[path_at..end]).map_or(end, |i| path_at + i);
+    parts.path = Span::new(at + path_at, at + question);
+    parts.query = if question < end { Span::new(at + question + 1, at + end) } else { Span::new(at + end, at + end) };
+    parts.escaped = escapes(&target[path_at..question])?;
+    Ok(parts)
+}
+
+/// The length of `http://` or `https://` at the start of an absolute target.
+fn scheme_len(target: &[u8]) -> Option<usize> {
+    [&b"http://"[..], b"https://"]
+        .iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+        .map(|scheme| scheme.len())
+}
+
+/// Whether `path` holds escapes; a `%` without two hexadecimal digits is refused (RFC 3986, section 2.1).
+fn escapes(path: &[u8]) -> Result<bool, Reject> {
+    let mut rest = path;
+    while let Some(percent) = memchr::memchr(b'%', rest) {
+        match rest.get(percent + 1..percent + 3) {
+            Some([high, low]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = &rest[percent + 3..],
+            _ => return Err(Reject::BadEscape),
+        }
+    }
+    Ok(rest.len() != path.len())
+}
+
+/// Appends `path` to `decoded` with its percent-escapes resolved (RFC 3986, section 2.1), once.
+pub fn decode(path: &[u8], decoded: &mut Vec<u8>) {
+    let mut rest = path;
+    while let Some(percent) = memchr::memchr(b'%', rest) {
+        decoded.extend_from_slice(&rest[..percent]);
+        match rest.get(percent + 1..percent + 3).and_then(|digits| std::str::from_utf8(digits).ok()) {
+            Some(digits) if u8::from_str_radix(digits, 16).is_ok() => {
+                decoded.extend(u8::from_str_radix(digits, 16));
+                rest = &rest[percent + 3..];
+            }
+            _ => {
+                decoded.push(b'%');
+                rest = &rest[percent + 1..];
+            }
+        }
+    }
+    decoded.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Parts<'a> = (&'a str, &'a str, Option<&'a str>);
+
+    fn parts<'a>(method: &str, target: &'a str) -> Result<Parts<'a>, Reject> {
+        let span = Span::new(0, target.len());
+        let text = |span: Span| &target[span.start as usize..span.end as usize];
+        let parsed = parse(target.as_bytes(), span, method.as_bytes())?;
+        Ok((text(parsed.path), text(parsed.query), parsed.authority.map(text)))
+    }
+
+    #[test]
+    fn targets_follow_rfc_9112_section_3_2() {
+        use Reject::*;
+        let rows: &[(&str, &str, Result<Parts, Reject>)] = &[
+            ("GET", "/", Ok(("/", "", None))),
+            ("GET", "/a/b?c=d?e", Ok(("/a/b", "c=d?e", None))),
+            ("GET", "/a?", Ok(("/a", "", None))),
+            ("GET", "/a#f", Ok(("/a", "", None))),
+            ("GET", "/a?b#f?g", Ok(("/a", "b", None))),
+            ("GET", "/a#f?g", Ok(("/a", "", None))),
+            ("GET", "//a", Ok(("//a", "", None))),
+            ("OPTIONS", "*", Ok(("*", "", None))),
+            ("GET", "*", Err(BadTarget)),
+            ("OPTIONS", "**", Err(BadTarget)),
+            ("GET", "http://h", Ok(("", "", Some("h")))),
+            ("GET", "HTTP://h:80/a?b", Ok(("/a", "b", Some("h:80")))),
+            ("GET", "https://[::1]:8/a", Ok(("/a", "", Some("[::1]:8")))),
+            ("GET", "http://h?q", Ok(("", "q", Some("h")))),
+            ("GET", "http://", Err(BadTarget)),
+            ("GET", "http:///a", Err(BadTarget)),
+            ("GET", "http://u@h/", Err(BadTarget)),
+            ("GET", "ftp://h/", Err(BadTarget)),
+            ("GET", "a", Err(BadTarget)),
+            ("GET", "?a", Err(BadTarget)),
+            ("CONNECT", "h:80", Err(ConnectRefused)),
+            ("CONNECT", "/", Err(ConnectRefused)),
+            ("GET", "/%41", Ok(("/%41", "", None))),
+            ("GET", "/%", Err(BadEscape)),
+            ("GET", "/%4", Err(BadEscape)),
+            ("GET", "/%4g", Err(BadEscape)),
+            ("GET", "/%%41", Err(BadEscape)),
+            ("GET", "/?%", Ok(("/", "%", None))),
+        ];
+        for (method, target, want) in rows {
+            assert_eq!(parts(method, target), *want, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn decode_resolves_each_escape_once() {
+        for (path, want) in [("/a%20b", &b"/a b"[..]), ("/%2541", b"/%41"), ("/%C3%bc", b"/\xc3\xbc"), ("/%", b"/%")] {
+            let mut decoded = Vec::new();
+            decode(path.as_bytes(), &mut decoded);
+            assert_eq!(decoded, want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The kernel's own door: mio's poller (epoll, kqueue), sockets by rustix.
+//! Invariant: a socket is registered once, for both directions, edge-triggered; closing it is all the clean-up there is.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getsockname, recv, send, sendmsg, shutdown, sockopt};
+
+use super::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
+
+/// Events taken from the kernel in one wait; what does not fit comes with the next.
+const EVENTS_PER_WAIT: usize = 256;
+
+const WAKER: usize = usize::MAX;
+/// Listeners have the tokens below the waker's; sockets count from 0 and never reach them.
+const FIRST_LISTENER: usize = usize::MAX - 4096;
+
+/// Real listeners, real sockets, real time.
+pub struct System {
+    poll: Poll,
+    events: Events,
+    listeners: Vec<OwnedFd>,
+    woken: UnixStream,
+    waker: SystemWaker,
+    start: Instant,
+}
+
+impl System {
+    /// Serves `listeners`, which must be listening stream sockets; they are made non-blocking, and so are all who share them.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a socket that does not listen, else what the kernel says.
+    pub fn new(listeners: Vec<OwnedFd>) -> io::Result<System> {
+        let poll = Poll::new()?;
+        for (index, listener) in listeners.iter().enumerate() {
+            if !sockopt::socket_acceptconn(listener)? {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
+            }
+            rustix::io::ioctl_fionbio(listener, true)?;
+            // Accepted sockets inherit it: one call less for each. A Unix socket has no such option.
+            let _ = sockopt::set_tcp_nodelay(listener, true);
+            let token = Token(FIRST_LISTENER + index);
+            poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        let (waker, woken) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        poll.registry().register(&mut SourceFd(&woken.as_raw_fd()), Token(WAKER), Interest::READABLE)?;
+        Ok(System {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_WAIT),
+            listeners,
+            woken,
+            waker: SystemWaker(Arc::new(waker)),
+            start: Instant::now(),
+        })
+    }
+
+    /// The listeners' own addresses; `None` for a Unix socket.
+    pub fn addresses(&self) -> Vec<Option<SocketAddr>> {
+        let address = |listener: &OwnedFd| SocketAddr::try_from(getsockname(listener).ok()?).ok();
+        self.listeners.iter().map(address).collect()
+    }
+}
+
+impl Net for System {
+    type Socket = SystemSocket;
+    type Waker = SystemWaker;
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        for event in &self.events {
+            events.push(match event.token().0 {
+                WAKER => {
+                    while matches!((&self.woken).read(&mut [0; 64]), Ok(1..)) {}
+                    Event::Woken
+                }
+                token if token >= FIRST_LISTENER => Event::Listener(token - FIRST_LISTENER),
+                token => Event::Socket(
+                    token,
+                    Readiness {
+                        readable: event.is_readable(),
+                        writable: event.is_writable(),
+                        read_closed: event.is_read_closed(),
+                        hung_up: event.is_write_closed() || event.is_error(),
+                    },
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<(SystemSocket, Peer)> {
+        let Some(listener) = self.listeners.get(listener) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let (socket, address) = accept(listener.as_fd())?;
+        Ok((SystemSocket(socket), address.map(Peer::new).unwrap_or_default()))
+    }
+
+    fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
+    fn stop_listening(&mut self) {
+        for listener in self.listeners.drain(..) {
+            // The kernel keeps a registration as long as anyone holds the socket, a forked sibling for instance.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()));
+        }
+    }
+
+    fn add(&mut self, token: usize, socket: &SystemSocket) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&socket.0.as_raw_fd()), Token(token), interest)
+    }
+
+    fn waker(&self) -> SystemWaker {
+        self.waker.clone()
+    }
+
+    fn elapsed(&self) -> Millis {
+        self.start.elapsed().as_millis() as Millis
+    }
+
+    fn calendar(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn open_files(&self) -> Option<u64> {
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    }
+}
+
+/// Non-blocking and closed on exec, in one call where the kernel has it.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let (socket, address) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
+fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let (socket, address) = rustix::net::acceptfrom(listener)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    #[cfg(target_vendor = "apple")]
+    sockopt::set_socket_nosigpipe(&socket, true)?;
+    Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
+}
+
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::empty();
+
+/// A connected socket of the kernel's.
+#[derive(Debug)]
+pub struct SystemSocket(OwnedFd);
+
+impl Socket for SystemSocket {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (_, len) = recv(&self.0, buffer, RecvFlags::empty())?;
+        Ok(len)
+    }
+
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(match pieces {
+            [piece] => send(&self.0, piece, SEND)?,
+            _ => sendmsg(&self.0, pieces, &mut SendAncillaryBuffer::default(), SEND)?,
+        })
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(shutdown(&self.0, Shutdown::Write)?)
+    }
+
+    fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(ready) => return Ok(ready > 0),
+            }
+        }
+    }
+}
+
+/// A byte down a socket pair. Its descriptor also serves `signal.set_wakeup_fd`, which writes such a byte.
+#[derive(Clone, Debug)]
+pub struct SystemWaker(Arc<UnixStream>);
+
+impl Waker for SystemWaker {
+    fn wake(&self) {
+        // A full pair means a wake-up is under way already.
+        let _ = (&*self.0).write(&[0]);
+    }
+}
+
+impl AsFd for SystemWaker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

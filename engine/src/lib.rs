@@ -1,0 +1,32 @@
+//! The server, without Python: sockets in, requests to an [`App`], answers out.
+//!
+//! ```text
+//!            server ── the loop: wait, accept, hand out connections, timeouts, drain
+//!           /   |   \
+//!   timeouts    io   connection ── one peer's life: read, parse, call, answer, again
+//!                \   /    |    \
+//!               sockets  http1  spool ── pure grammar and framing / a body in memory, then in a file
+//! ```
+//!
+//! [`App`] is the only door to the application. Must not know: Python, WSGI, the GIL.
+//! Invariant: no unsafe code; a peer's fault is a value ([`http1::Reject`]), never a panic.
+#![forbid(unsafe_code)]
+
+mod app;
+mod config;
+mod connection;
+mod counters;
+pub mod http1;
+pub mod io;
+mod outbox;
+mod reply;
+mod server;
+mod spool;
+mod timeouts;
+
+pub use app::{App, Body, Progress, Request, Wake};
+pub use config::Config;
+pub use counters::Counters;
+pub use reply::{Broken, Reply};
+pub use server::{Server, Stopper};
+pub use spool::Spool;

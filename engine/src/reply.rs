@@ -1,0 +1,207 @@
+//! One response on its way out: the application's head and blocks become wire bytes.
+//! Knows: response framing, the connection it leaves by.   Must not know: requests, the loop.
+//! Invariant: never two framings on the wire, never more or less than the `Content-Length` of a kept connection.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use crate::app::App;
+use crate::connection::Connection;
+use crate::http1::ResponseHead;
+use crate::http1::response::{ResponseFraming, Stamp, finish_error, finish_head};
+use crate::io::Socket;
+
+/// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
+const COPIED_BLOCK_BYTES: usize = 8 * 1024;
+
+/// Bytes that wait to be sent together; more are handed over at once.
+const OUTGOING_BYTES: usize = 64 * 1024;
+
+/// What a thread needs to write answers.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Wire bytes that leave with the next send.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) stamp: Stamp,
+    pub(crate) write_timeout: Duration,
+}
+
+/// The response cannot go on: the peer is gone, or took nothing for too long.
+#[derive(Debug)]
+pub enum Broken {
+    /// The system's word.
+    Io(io::Error),
+    /// `write_timeout` passed without the peer taking a byte.
+    TimedOut,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Io(error) => write!(f, "the client is gone ({error})"),
+            Broken::TimedOut => f.write_str("the client took nothing for the length of write_timeout"),
+        }
+    }
+}
+
+/// The response being given; owns the connection while the application works on it.
+pub struct Reply<S: Socket, A: App<S>> {
+    pub(crate) connection: Box<Connection<S, A>>,
+    pub(crate) outgoing: Box<Outgoing>,
+}
+
+impl<S: Socket, A: App<S>> Reply<S, A> {
+    /// Whether the head has been given to the connection; from then on it cannot be changed.
+    pub fn is_started(&self) -> bool {
+        self.connection.answer.started
+    }
+
+    /// Whether the peer is gone: nothing more can be sent.
+    pub fn is_broken(&self) -> bool {
+        self.connection.answer.broken
+    }
+
+    /// Sends the head. `whole` is the length of the body where all of it is known.
+    pub fn start(&mut self, head: &ResponseHead, whole: Option<u64>) {
+        debug_assert!(!self.is_started(), "one head a response");
+        let answer = &mut self.connection.answer;
+        let out = &mut self.outgoing.bytes;
+        let (framing, persists) = finish_head(head, answer.asked, whole, &self.outgoing.stamp, out);
+        answer.framing = framing;
+        answer.persists = persists;
+        answer.started = true;
+    }
+
+    /// Adds a block of the body, framed; `own` gives the block itself where it is large enough not to be copied.
+    pub fn block(&mut self, data: &[u8], own: impl FnOnce() -> A::Block) {
+        let answer = &mut self.connection.answer;
+        debug_assert!(answer.started, "the head comes first");
+        if data.is_empty() {
+            return; // an empty chunk would end the body
+        }
+        let mut len = data.len();
+        let mut tail: &[u8] = b"";
+        match &mut answer.framing {
+            ResponseFraming::Nothing => return,
+            ResponseFraming::UntilClose => {}
+            ResponseFraming::Chunked => {
+                push_hex(&mut self.outgoing.bytes, len);
+                tail = b"\r\n";
+            }
+            ResponseFraming::Length(left) => {
+                let fits = usize::try_from(*left).unwrap_or(usize::MAX).min(len);
+                answer.excess |= fits < len;
+                len = fits;
+                *left -= len as u64;
+            }
+        }
+        let data = &data[..len];
+        if len <= COPIED_BLOCK_BYTES {
+            self.outgoing.bytes.extend_from_slice(data);
+            self.outgoing.bytes.extend_from_slice(tail);
+            if self.outgoing.bytes.len() > OUTGOING_BYTES {
+                self.connection.send_outgoing(&mut self.outgoing);
+            }
+            return;
+        }
+        self.send_large(data, tail, own);
+    }
+
+    /// Sends what waits, `data` and `tail` with one call, and keeps what the peer does not take.
+    fn send_large(&mut self, data: &[u8], tail: &[u8], own: impl FnOnce() -> A::Block) {
+        let connection = &mut *self.connection;
+        let before = &mut self.outgoing.bytes;
+        let mut sent = 0;
+        if connection.outbox.is_empty() && !connection.answer.broken {
+            let pieces = [IoSlice::new(before), IoSlice::new(data), IoSlice::new(tail)];
+            match connection.socket.send(&pieces) {
+                Ok(len) => sent = len,
+                Err(error) if is_try_again(&error) => {}
+                Err(_) => connection.answer.broken = true,
+            }
+        }
+        let gone = sent.min(before.len());
+        connection.outbox.push_bytes(&before[gone..]);
+        before.clear();
+        sent -= gone;
+        if sent < data.len() {
+            connection.outbox.push_block(own(), sent, data.len());
+            sent = 0;
+        } else {
+            sent -= data.len();
+        }
+        connection.outbox.push_bytes(&tail[sent..]);
+    }
+
+    /// For `write()`: adds a block and hands over everything, blocking the thread for as long as the peer needs.
+    ///
+    /// # Errors
+    /// [`Broken`] where the peer is gone or too slow; the response is over then.
+    pub fn write(&mut self, data: &[u8], own: impl FnOnce() -> A::Block) -> Result<(), Broken> {
+        self.block(data, own);
+        self.connection.send_outgoing(&mut self.outgoing);
+        let connection = &mut *self.connection;
+        while !connection.outbox.is_empty() && !connection.answer.broken {
+            match connection.socket.wait_writable(self.outgoing.write_timeout) {
+                Ok(true) => connection.flush_outbox(),
+                Ok(false) => {
+                    connection.answer.broken = true;
+                    return Err(Broken::TimedOut);
+                }
+                Err(error) => {
+                    connection.answer.broken = true;
+                    return Err(Broken::Io(error));
+                }
+            }
+        }
+        if connection.answer.broken {
+            return Err(Broken::Io(io::ErrorKind::BrokenPipe.into()));
+        }
+        Ok(())
+    }
+
+    /// Ends the body: `false` where less came than was announced.
+    pub(crate) fn finish(&mut self) -> bool {
+        match self.connection.answer.framing {
+            ResponseFraming::Chunked => self.outgoing.bytes.extend_from_slice(b"0\r\n\r\n"),
+            ResponseFraming::Length(left) => return left == 0,
+            ResponseFraming::Nothing | ResponseFraming::UntilClose => {}
+        }
+        true
+    }
+
+    /// Answers with an error in place of a response that never began.
+    pub(crate) fn refuse(&mut self, status: &str) {
+        debug_assert!(!self.is_started(), "an error takes the place of a response, never follows one");
+        finish_error(status, &self.outgoing.stamp, &mut self.outgoing.bytes);
+        self.connection.answer.started = true;
+        self.connection.answer.persists = false;
+        self.connection.answer.framing = ResponseFraming::Nothing;
+    }
+}
+
+pub(crate) fn is_try_again(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// `chunk-size CRLF` (RFC 9112, section 7.1).
+fn push_hex(out: &mut Vec<u8>, number: usize) {
+    let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|digit| b"0123456789ABCDEF"[number >> (digit * 4) & 15]));
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal() {
+        for number in [1, 9, 10, 15, 16, 255, 256, 4095, 65536, usize::MAX] {
+            let mut out = Vec::new();
+            push_hex(&mut out, number);
+            assert_eq!(out, format!("{number:X}\r\n").into_bytes());
+        }
+    }
+}

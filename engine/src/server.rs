@@ -1,0 +1,423 @@
+//! The loop: wait, accept, hand out connections to be served, deadlines, drain.
+//! Knows: `io`, connections as wholes.   Must not know: HTTP, the application's language.
+//! Invariant: nothing of the loop is held while a connection is served, so the loop's state can change hands meanwhile.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use slab::Slab;
+
+use crate::app::{App, Wake};
+use crate::config::Config;
+use crate::connection::{Connection, Desk, Turn, Verdict};
+use crate::counters::Counters;
+use crate::io::{Event, Millis, Net, Readiness, Waker};
+use crate::timeouts::{Timeout, Timeouts};
+
+/// Connections taken from one listener's queue in a turn, before those that are open have theirs.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long accepting rests after the process or the system ran out of something.
+const ACCEPT_PAUSE: Millis = 100;
+
+/// For the peer to close after the last answer.
+const LINGER: Millis = 5_000;
+
+/// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
+const DRAIN_FIRST_REQUEST: Millis = 1_000;
+
+/// Descriptors kept for everything but connections, where `max_connections` is left to the server.
+const RESERVED_FILES: u64 = 64;
+
+/// An HTTP server on listening sockets, for one application.
+pub struct Server<N: Net, A: App<N::Socket>> {
+    app: A,
+    config: Config,
+    counters: Counters,
+    control: Arc<Control>,
+    waker: N::Waker,
+    state: Mutex<Loop<N, A>>,
+}
+
+/// Ends a server from any thread or signal handler.
+#[derive(Clone)]
+pub struct Stopper<W> {
+    control: Arc<Control>,
+    waker: W,
+}
+
+#[derive(Default)]
+struct Control {
+    wanted: AtomicU8,
+}
+
+const DRAIN: u8 = 1;
+const ABORT: u8 = 2;
+
+impl<W: Waker> Stopper<W> {
+    /// Ends the server: `graceful`, after the requests in flight and no later than `graceful_timeout`; else at once.
+    pub fn stop(&self, graceful: bool) {
+        self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
+        self.waker.wake();
+    }
+}
+
+impl<N: Net, A: App<N::Socket>> Server<N, A> {
+    /// A server that has not begun.
+    pub fn new(net: N, app: A, config: Config) -> Server<N, A> {
+        let waker = net.waker();
+        let state = Mutex::new(Loop::new(net, &config));
+        Server { app, config, counters: Counters::default(), control: Arc::default(), waker, state }
+    }
+
+    /// What ends this server.
+    pub fn stopper(&self) -> Stopper<N::Waker> {
+        Stopper { control: self.control.clone(), waker: self.waker.clone() }
+    }
+
+    /// The waker of its net.
+    pub fn waker(&self) -> &N::Waker {
+        &self.waker
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The application.
+    pub fn app(&self) -> &A {
+        &self.app
+    }
+
+    /// Serves until stopped and drained.
+    ///
+    /// # Errors
+    /// What the kernel says of the poller; faults of a peer or of a connection are none.
+    pub fn run(&self) -> io::Result<()> {
+        let mut desk = Desk::new(&self.config);
+        let mut state = self.lock();
+        let result = loop {
+            let Task { token, connection, expired } = match state.next(self) {
+                Ok(Some(task)) => task,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            desk.stamp(state.second, &self.config);
+            let draining = state.phase != Phase::Serving;
+            drop(state);
+            let turn = Turn { app: &self.app, config: &self.config, counters: &self.counters, draining };
+            let (connection, verdict) = match expired {
+                None => connection.serve(&mut desk, &turn),
+                Some(timeout) => connection.expire(timeout, &mut desk, &turn),
+            };
+            state = self.lock();
+            if let Some(mut lost) = state.settle(token, connection, verdict, self) {
+                drop(state);
+                lost.abandon(&self.app);
+                state = self.lock();
+            }
+        };
+        let left = state.close_all(self);
+        drop(state);
+        for mut connection in left {
+            connection.abandon(&self.app);
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Loop<N, A>> {
+        // A panic leaves the loop between two steps, each of which keeps its invariants.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// No new connections; until when.
+    Draining(Millis),
+    /// Everything is closed.
+    Aborted,
+}
+
+/// A connection and what is known of it while it is away being served.
+struct Slot<N: Net, A: App<N::Socket>> {
+    connection: Option<Box<Connection<N::Socket, A>>>,
+    /// News that came while it was away.
+    news: Readiness,
+    /// It waits in a queue for its turn.
+    queued: bool,
+    /// The poller knows it. One that ends with its first answer is never registered.
+    registered: bool,
+    /// A deadline of this kind has passed.
+    expired: Option<Timeout>,
+}
+
+/// A connection to be served, by whoever took it from the loop.
+struct Task<N: Net, A: App<N::Socket>> {
+    token: usize,
+    connection: Box<Connection<N::Socket, A>>,
+    expired: Option<Timeout>,
+}
+
+/// What only one thread at a time can hold.
+struct Loop<N: Net, A: App<N::Socket>> {
+    net: N,
+    events: Vec<Event>,
+    slots: Slab<Slot<N, A>>,
+    timeouts: Timeouts,
+    /// Connections with something to do, in the order in which it became known.
+    ready: VecDeque<usize>,
+    /// Those that have used up their budget: their next turn comes after the others' and a look at the poller.
+    later: Vec<usize>,
+    /// Listeners whose queue has not been seen empty since it was last reported.
+    accepting: Vec<bool>,
+    accept_resumes: Option<Millis>,
+    max_connections: usize,
+    phase: Phase,
+    /// The calendar's second, since 1970, as of the last wait.
+    second: u64,
+}
+
+impl<N: Net, A: App<N::Socket>> Loop<N, A> {
+    fn new(net: N, config: &Config) -> Self {
+        let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(Millis::MAX);
+        let timeouts = Timeouts::new(|kind| match kind {
+            Timeout::Head => millis(config.header_timeout),
+            Timeout::Body => millis(config.body_timeout),
+            Timeout::Write => millis(config.write_timeout),
+            Timeout::KeepAlive => millis(config.keep_alive),
+            Timeout::Linger => LINGER,
+            Timeout::Drain => DRAIN_FIRST_REQUEST,
+        });
+        let max_connections = match config.max_connections {
+            0 => net.open_files().map_or(usize::MAX, |files| {
+                usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX)
+            }),
+            limit => limit,
+        };
+        Loop {
+            accepting: vec![false; net.listeners()],
+            net,
+            events: Vec::new(),
+            slots: Slab::new(),
+            timeouts,
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            accept_resumes: None,
+            max_connections,
+            phase: Phase::Serving,
+            second: 0,
+        }
+    }
+
+    /// The next connection to serve; `None` when the server has ended.
+    fn next(&mut self, server: &Server<N, A>) -> io::Result<Option<Task<N, A>>> {
+        loop {
+            if self.phase == Phase::Aborted {
+                return Ok(None);
+            }
+            while let Some(token) = self.ready.pop_front() {
+                let Some(slot) = self.slots.get_mut(token) else { continue };
+                slot.queued = false;
+                if let Some(connection) = slot.connection.take() {
+                    return Ok(Some(Task { token, connection, expired: slot.expired.take() }));
+                }
+            }
+            match self.phase {
+                Phase::Draining(_) if self.slots.is_empty() => return Ok(None),
+                Phase::Draining(until) if self.net.elapsed() >= until => return Ok(None),
+                _ => self.wait(server)?,
+            }
+        }
+    }
+
+    /// Waits for news and queues the connections they concern.
+    fn wait(&mut self, server: &Server<N, A>) -> io::Result<()> {
+        let timeout = self.time_to_wait();
+        let (net, events) = (&mut self.net, &mut self.events);
+        server.app.blocking(|| net.wait(timeout, events))?;
+        let now = self.net.elapsed();
+        self.second = self.net.calendar().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Woken => self.woken(server, now),
+                Event::Listener(index) => {
+                    if let Some(accepting) = self.accepting.get_mut(index) {
+                        *accepting = true;
+                    }
+                }
+                Event::Socket(token, news) => self.note(token, news),
+            }
+        }
+        self.events = events;
+        self.accept(server, now);
+        while let Some((token, timeout)) = self.timeouts.expired(now) {
+            if let Some(slot) = self.slots.get_mut(token) {
+                slot.expired = Some(timeout);
+                self.enqueue(token);
+            }
+        }
+        self.ready.extend(self.later.drain(..));
+        Ok(())
+    }
+
+    fn time_to_wait(&self) -> Option<Duration> {
+        let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
+        if !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
+            return Some(Duration::ZERO);
+        }
+        let drained = match self.phase {
+            Phase::Draining(until) => Some(until),
+            _ => None,
+        };
+        let next = [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min()?;
+        Some(Duration::from_millis(next.saturating_sub(self.net.elapsed())))
+    }
+
+    /// News of a connection.
+    fn note(&mut self, token: usize, news: Readiness) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Some(connection) = &mut slot.connection else { return slot.news.merge(news) };
+        if connection.cares_for(news) {
+            self.enqueue(token);
+        }
+    }
+
+    fn enqueue(&mut self, token: usize) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.ready.push_back(token);
+        }
+    }
+
+    /// Takes back a connection that has been served, or gives back one that cannot be kept.
+    fn settle(
+        &mut self,
+        token: usize,
+        connection: Box<Connection<N::Socket, A>>,
+        verdict: Verdict,
+        server: &Server<N, A>,
+    ) -> Option<Box<Connection<N::Socket, A>>> {
+        let slot = &mut self.slots[token];
+        // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
+        let kept = verdict != Verdict::Close && (slot.registered || self.net.add(token, &connection.socket).is_ok());
+        if !kept {
+            self.timeouts.disarm(token);
+            self.slots.remove(token);
+            server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+            return Some(connection);
+        }
+        slot.registered = true;
+        slot.connection = Some(connection);
+        let news = std::mem::take(&mut slot.news);
+        match verdict {
+            Verdict::Wait { timeout, renewed } => {
+                if renewed || self.timeouts.armed(token) != Some(timeout) {
+                    self.timeouts.arm(token, timeout, self.net.elapsed());
+                }
+            }
+            Verdict::Again | Verdict::Close => {
+                self.timeouts.disarm(token);
+                slot.queued = true;
+                self.later.push(token);
+            }
+        }
+        if news != Readiness::default() {
+            self.note(token, news);
+        }
+        None
+    }
+
+    // --- accepting ---
+
+    fn accept(&mut self, server: &Server<N, A>, now: Millis) {
+        if self.accept_resumes.is_some_and(|resumes| resumes > now) {
+            return;
+        }
+        self.accept_resumes = None;
+        for index in 0..self.accepting.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
+                    break;
+                }
+                match self.net.accept(index) {
+                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index), server),
+                    Err(error) => self.accept_failed(index, &error, server, now),
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, connection: Box<Connection<N::Socket, A>>, server: &Server<N, A>) {
+        let news = Readiness::default();
+        let connection = Some(connection);
+        let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None });
+        Counters::count(&server.counters.connections);
+        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+        self.enqueue(token);
+    }
+
+    fn accept_failed(&mut self, index: usize, error: &io::Error, server: &Server<N, A>, now: Millis) {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.accepting[index] = false,
+            // The peer was gone before its turn: the next in the queue.
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+            // Out of descriptors or memory: the queue stays, and is looked at again when some may be free.
+            _ => {
+                Counters::count(&server.counters.accept_errors);
+                self.accept_resumes = Some(now + ACCEPT_PAUSE);
+                self.accepting[index] = true;
+            }
+        }
+    }
+
+    // --- the end ---
+
+    fn woken(&mut self, server: &Server<N, A>, now: Millis) {
+        let runtime = server.app.woken();
+        match server.control.wanted.load(Ordering::Acquire) {
+            ABORT => self.phase = Phase::Aborted,
+            DRAIN => self.drain(server, now),
+            _ if runtime == Wake::Drain => self.drain(server, now),
+            _ => {}
+        }
+    }
+
+    /// Accepts what waits, stops listening, and gives every connection a last look.
+    fn drain(&mut self, server: &Server<N, A>, now: Millis) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
+        self.phase = Phase::Draining(now.saturating_add(graceful));
+        self.accepting.fill(true);
+        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none() {
+            self.accept(server, now);
+        }
+        self.net.stop_listening();
+        self.accepting.clear();
+        self.accept_resumes = None;
+        let tokens: Vec<usize> = self.slots.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            // A request may have come that the poller has not told yet.
+            self.note(token, Readiness { readable: true, ..Readiness::default() });
+        }
+    }
+
+    fn close_all(&mut self, server: &Server<N, A>) -> Vec<Box<Connection<N::Socket, A>>> {
+        self.net.stop_listening();
+        self.ready.clear();
+        self.later.clear();
+        let left = self.slots.drain().filter_map(|slot| slot.connection).collect();
+        server.counters.open.store(0, Ordering::Relaxed);
+        left
+    }
+}

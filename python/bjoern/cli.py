@@ -1,0 +1,195 @@
+"""The command `bjoern [OPTIONS] MODULE:APP`: arguments in, one line out, then a server.
+
+Knows: flags, variables, messages and exit codes.
+Must not know: how options are checked, addresses bound or applications found.
+Exit codes: 0 done, 1 the system refused (an address in use, a right missing), 2 usage, 4 the application cannot be
+loaded, 130 interrupted; killed by SIGTERM after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from . import __version__, addresses, loader, options
+from .addresses import Address, TcpAddress
+from .options import Options
+from .server import Server, url_of
+from .sockets import DEFAULT_LISTEN_BACKLOG
+
+EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+
+_GROUPS = {"limits": "limits", "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)", "protocol": "protocol"}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and ends the process."""
+    try:
+        sys.exit(_serve(_parser().strictly(arguments)))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    try:
+        keywords = _keywords(chosen)
+        Options.resolve("bjoern", keywords)
+        binds = _binds(chosen, os.environ)
+    except ValueError as error:
+        _fail(EXIT_USAGE, str(error))
+    try:
+        app = loader.load(chosen.app)
+    except loader.LoadError as error:
+        sys.stderr.write(error.details)
+        _fail(EXIT_APP, str(error))
+    if chosen.check:
+        return 0
+    try:
+        server = Server(app, binds, reuse_port=chosen.reuse_port, backlog=chosen.backlog, **keywords)
+    except socket.gaierror as error:
+        _fail(EXIT_USAGE, str(error.strerror))
+    except OSError as error:
+        _fail(EXIT_SYSTEM, _explained(error))
+    print(_announcement(server), file=sys.stderr, flush=True)
+    server.run()
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="bjoern",
+        usage="bjoern [OPTIONS] MODULE:APP",
+        description="Serve a WSGI application.",
+        epilog="Every option is also a variable, BJOERN_KEEP_ALIVE for --keep-alive; the flag goes first.",
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, 80) - 1
+        ),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "app", metavar="MODULE:APP", help="the application: hello:app, hello:make(), or hello for hello:application"
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    version = f"bjoern {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="show the version and exit")
+    parser.add_argument("--check", action="store_true", help="load the application, check the options, and exit")
+
+    where = parser.add_argument_group("where to listen")
+    where.add_argument(
+        "-b",
+        "--bind",
+        metavar="ADDR",
+        action="append",
+        help="HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N; may be given again "
+        f"(default: {DEFAULT_HOST}:{DEFAULT_PORT}, or 0.0.0.0:$PORT where PORT is set)",
+    )
+    where.add_argument("--host", help="the host of --bind HOST:PORT")
+    where.add_argument("--port", metavar="N", help="its port; 0 for a free one")
+    where.add_argument(
+        "--backlog",
+        metavar="N",
+        type=_backlog,
+        default=DEFAULT_LISTEN_BACKLOG,
+        help="connections the system queues for the server (default: %(default)s)",
+    )
+    where.add_argument("--reuse-port", action="store_true", help="let other processes bind the same port")
+
+    groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items()}
+    for field in dataclasses.fields(Options):
+        unit = field.metadata["unit"]
+        kind: dict[str, Any] = {"metavar": unit.metavar}
+        if unit is options.SWITCH:
+            kind = {"action": argparse.BooleanOptionalAction}
+        help = f"{field.metadata['help']} (default: {unit.show(field.default)})"
+        groups[field.metadata["group"]].add_argument(options.flag(field), default=None, help=help, **kind)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def strictly(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """As parse_args, but says what an unknown flag may be meant to be."""
+        chosen, unknown = self.parse_known_args(arguments)
+        for argument in unknown:
+            from difflib import get_close_matches
+
+            near = get_close_matches(argument.partition("=")[0], self._option_string_actions, n=1)
+            self.error(f"unknown argument {argument}" + (f"; did you mean {near[0]}?" if near else ""))
+        return chosen
+
+    def error(self, message: str) -> NoReturn:
+        _fail(EXIT_USAGE, f"{message} (see bjoern --help)")
+
+
+def _backlog(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
+    return int(text)
+
+
+def _keywords(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The options given as flags, by keyword. Raises ValueError naming the flag."""
+    keywords = {}
+    for field in dataclasses.fields(Options):
+        given = getattr(chosen, field.name)
+        if given is not None:
+            keywords[field.name] = options.parse(field, given, options.flag(field)) if isinstance(given, str) else given
+    return keywords
+
+
+def _binds(chosen: argparse.Namespace, environ: Mapping[str, str]) -> list[Address]:
+    """The addresses, from --bind, --host and --port, BJOERN_BIND, PORT or the default, in this order."""
+    if chosen.bind and (chosen.host is not None or chosen.port is not None):
+        raise ValueError("--bind and --host or --port exclude each other; put both into --bind HOST:PORT")
+    if chosen.bind:
+        return [_labelled("--bind", addresses.parse, text) for text in chosen.bind]
+    port = _labelled("PORT", addresses.port_number, environ.get("PORT") or DEFAULT_PORT)
+    if chosen.host is not None or chosen.port is not None:
+        if chosen.port is not None:
+            port = _labelled("--port", addresses.port_number, chosen.port)
+        return [addresses.from_pair(DEFAULT_HOST if chosen.host is None else chosen.host, port)]
+    if named := environ.get("BJOERN_BIND", "").replace(",", " ").split():
+        return [_labelled("BJOERN_BIND", addresses.parse, text) for text in named]
+    return [TcpAddress("0.0.0.0" if environ.get("PORT") else DEFAULT_HOST, port)]
+
+
+def _labelled(label: str, read: Any, text: Any) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
+def _announcement(server: Server) -> str:
+    where = ", ".join(map(url_of, server.addresses))
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"bjoern {__version__} listening on {where} (pid {os.getpid()}, {python}, 1 thread)"
+
+
+def _explained(error: OSError) -> str:
+    """An error of binding, with the address and the flag to try."""
+    if error.filename is None:
+        return error.strerror or str(error)
+    address = addresses.parse(error.filename)
+    if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
+        other = address._replace(port=address.port % 65535 + 1)
+        return f"address already in use: {address} (another server? try --bind {other})"
+    return f"{address}: {error.strerror}"
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    print(f"bjoern: error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,188 @@
+"""The options of the server: the one list from which keywords, variables, flags and the documentation derive.
+
+Knows: each option's name, default, unit, limits and help text, and how its text form is read.
+Must not know: sockets, signals, the command line's other flags, the engine.
+Invariant: an `Options` that exists is valid. Adding an option is adding one field to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Value = bool | int | float | str | None
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_SIZE_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+_DURATION_SUFFIXES = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _parse_size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
+    if not match:
+        raise ValueError
+    return int(match[1]) * _SIZE_SUFFIXES[match[2]]
+
+
+def _parse_duration(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", text)
+    if not match:
+        raise ValueError
+    return float(match[1]) * _DURATION_SUFFIXES[match[2]]
+
+
+def _parse_count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text):
+        raise ValueError
+    return int(text)
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() not in _SWITCHES:
+        raise ValueError
+    return _SWITCHES[text.lower()]
+
+
+def _show_size(value: Any) -> str:
+    suffix = next((s for s, factor in (("G", GIB), ("M", MIB), ("K", KIB)) if value and value % factor == 0), "")
+    return f"{value // _SIZE_SUFFIXES[suffix]}{suffix}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What the values of an option are: as a Python value, and as text in a variable or on the command line."""
+
+    types: tuple[type, ...]
+    takes: str  # what a keyword takes, for messages
+    text_form: str  # what a variable or flag takes, for messages
+    metavar: str
+    parse: Callable[[str], Value]  # raises ValueError; its text is not used
+    show: Callable[[Any], str]  # the text form of a value
+    maximum: float = math.inf
+
+
+_SIZE_FORM = "a size such as 65536, 64K, 1M or 1G"
+_DURATION_FORM = "a duration such as 30, 0.5, 500ms, 30s or 5m"
+_SWITCH_FORM = "1 or 0 (or true/false, yes/no, on/off)"
+_YEAR = 366 * 24 * 3600
+
+BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
+SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
+COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
+SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
+TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
+
+# A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
+_FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+
+
+def _option(default: Value, unit: Unit, group: str, help: str, minimum: float = 0) -> Any:
+    return dataclasses.field(default=default, metadata={"unit": unit, "group": group, "help": help, "minimum": minimum})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Limits, timeouts and manners of one server; sizes in bytes, times in seconds.
+
+    Each field is a keyword of `bjoern.run`, `listen`, `server_run` and `Server` (`keep_alive=5`), a variable
+    (`BJOERN_KEEP_ALIVE=5`) and a flag of the command (`--keep-alive 5`).
+    Raises TypeError or ValueError, naming the option, where a value is of the wrong type or out of range.
+    """
+
+    max_head: int = _option(64 * KIB, BYTES, "limits", "longest request line and fields together; more: 431", 256)
+    max_fields: int = _option(100, COUNT, "limits", "most header fields in a request; more: 431", 1)
+    max_body: int = _option(GIB, BYTES, "limits", "largest request body, 0 = no limit; more: 413")
+    body_buffer: int = _option(MIB, BYTES, "limits", "body bytes kept in memory; the rest goes to a temporary file")
+    max_connections: int = _option(
+        0, COUNT, "limits", "most open connections, 0 = the soft limit of open files less a reserve; others wait"
+    )
+    header_timeout: float = _option(30.0, SECONDS, "timeouts", "for a whole request head; then 408", 0.001)
+    body_timeout: float = _option(60.0, SECONDS, "timeouts", "without a byte of the body; then 408", 0.001)
+    write_timeout: float = _option(60.0, SECONDS, "timeouts", "without the client taking a byte; then close", 0.001)
+    keep_alive: float = _option(75.0, SECONDS, "timeouts", "an idle connection stays open, 0 = one request each")
+    graceful_timeout: float = _option(30.0, SECONDS, "timeouts", "for open requests to finish when stopping")
+    require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
+    date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
+    server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            checked = check(field, getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, checked)
+
+    @classmethod
+    def resolve(cls, caller: str, keywords: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
+        """The options of a call: keyword, else variable, else default. An empty variable counts as unset.
+
+        Raises TypeError for a keyword that is no option, in the words of a call of `caller`;
+        ValueError naming the variable where one is malformed; else as `Options`.
+        """
+        check_names(caller, keywords)
+        values = dict(keywords)
+        for field in dataclasses.fields(cls):
+            text = environ.get(variable(field), "").strip()
+            if text and field.name not in keywords:
+                values[field.name] = parse(field, text, variable(field))
+        return cls(**values)
+
+
+OptionField = dataclasses.Field  # a field of `Options`, with its unit, group, help and minimum as metadata
+
+
+def variable(field: OptionField[Any]) -> str:
+    """The environment variable of an option."""
+    return f"BJOERN_{field.name.upper()}"
+
+
+def flag(field: OptionField[Any]) -> str:
+    """The command line flag of an option."""
+    return "--" + field.name.replace("_", "-")
+
+
+def check_names(caller: str, names: Iterable[str]) -> None:
+    """Raises TypeError, as Python does for a call of `caller`, at the first name that is no option."""
+    options = [field.name for field in dataclasses.fields(Options)]
+    for name in names:
+        if name not in options:
+            from difflib import get_close_matches  # only ever needed on the way out
+
+            near = get_close_matches(name, options, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
+
+
+def check(field: OptionField[Any], value: Any, label: str) -> Value:
+    """The value, fit for the option. `label` names it in the TypeError or ValueError raised otherwise."""
+    unit, minimum = field.metadata["unit"], field.metadata["minimum"]
+    # bool is an int to isinstance, but keep_alive=True is a mistake.
+    if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
+        raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
+    if unit is TEXT and value is not None and not _FIELD_VALUE.fullmatch(value):
+        raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
+    if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
+        raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
+    return float(value) if unit is SECONDS else value
+
+
+def parse(field: OptionField[Any], text: str, label: str) -> Value:
+    """The value that a variable's or flag's text stands for. Raises ValueError naming `label`."""
+    unit = field.metadata["unit"]
+    try:
+        value = unit.parse(text)
+    except ValueError:
+        raise ValueError(f"{label} must be {unit.text_form}, got {text!r}") from None
+    return check(field, value, label)
+
+
+def table() -> str:
+    """The options as a Markdown table, for the documentation."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for field in dataclasses.fields(Options):
+        default = field.metadata["unit"].show(field.default)
+        rows.append(f"| `{field.name}` | {default} | {field.metadata['help']} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,160 @@
+"""A server: an application, the sockets it listens on, and the engine between them.
+
+Knows: the order of things: bind, run, stop, clear away.
+Must not know: HTTP, WSGI, how options are read, what a signal does.
+Invariant: it closes the sockets it opened and none that it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import addresses
+from ._bjoern import Engine
+from .addresses import Address
+from .options import Options
+from .signals import ShutdownSignals
+from .sockets import DEFAULT_LISTEN_BACKLOG, SocketLike, bind_all, descriptor
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+DEFAULT_BIND = "127.0.0.1:8000"
+
+Bind = str | Address
+
+
+class Server:
+    """A WSGI server (PEP 3333) for one application, listening from the moment it is made.
+
+    `bind` is an address or a list of them: "HOST:PORT" (port 0: a free one), "[IPV6]:PORT", "unix:/PATH",
+    "unix:@NAME", "fd://N". `sockets` are sockets or descriptors that listen already; they stay the caller's.
+    `reuse_port` and `backlog` (connections) are those of bind(2) and listen(2); the rest are fields of `Options`.
+
+    Raises TypeError where the application is not callable or an option does not exist, ValueError where an option
+    or address is malformed, OSError where an address cannot be bound; then none of them is.
+
+    `with Server(app, "127.0.0.1:0") as server:` serves in a background thread until the block ends.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        bind: Bind | Sequence[Bind] | None = None,
+        *,
+        sockets: Sequence[SocketLike] | None = None,
+        reuse_port: bool = False,
+        backlog: int = DEFAULT_LISTEN_BACKLOG,
+        **options: Any,
+    ) -> None:
+        check_callable(app)
+        if bind is not None and sockets is not None:
+            raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
+        self.options = Options.resolve("Server", options)
+        self._app = app
+        self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
+        self.sockets: tuple[SocketLike, ...] = tuple(self.listeners if sockets is None else sockets)
+        if not self.sockets:
+            raise ValueError("no address to listen on: give at least one")
+        self.addresses = tuple(_address_of(sock) for sock in self.sockets)
+        self._engine: Engine | None = None
+        self._stop: bool | None = None  # graceful or not, once asked for
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def url(self) -> str:
+        """The first address as a URL, or as "unix:/PATH"."""
+        return url_of(self.addresses[0])
+
+    def run(self) -> None:
+        """Serves until stopped, then finishes the requests at hand; to be called once.
+
+        In the main thread it heeds signals, see `bjoern.signals.ShutdownSignals`: KeyboardInterrupt after SIGINT,
+        death by SIGTERM. Raises, after the drain, what a signal handler of yours or, as SystemExit or
+        KeyboardInterrupt, the application raised; RuntimeError when called again.
+        """
+        if self._engine is not None:
+            raise RuntimeError("a server runs once; make a new Server to serve again")
+        with ShutdownSignals(self.stop) as signals:
+            try:
+                # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
+                engine = Engine(self._app, [descriptor(sock) for sock in self.sockets], self.options)
+                signals.wake(engine.wakeup_fd)
+                self._engine = engine
+                if self._stop is not None:
+                    self.stop(self._stop)
+                engine.run()
+            finally:
+                self.close()
+
+    def stop(self, graceful: bool = True) -> None:
+        """Makes `run` return: gracefully, with the requests at hand answered within `graceful_timeout`, or at once.
+
+        May be called from any thread or signal handler, more than once, and before `run`.
+        """
+        # No lock, because a signal handler may be in the way of itself. `run` sets _engine, then looks at _stop;
+        # here it is the other way round, so one of the two sees the other. Stopping twice does no harm.
+        self._stop = graceful and self._stop is not False
+        if self._engine is not None:
+            self._engine.stop(graceful)
+            self.close()  # the engine has its own descriptors; while ours are open, the kernel would queue connections
+
+    def stats(self) -> dict[str, int]:
+        """The engine's counters since `run` began; empty before."""
+        return {} if self._engine is None else self._engine.stats()
+
+    def close(self) -> None:
+        """Closes the sockets this server opened and removes their files. `run` does so when it stops."""
+        for listener in self.listeners:
+            listener.remove_path()
+            listener.close()
+
+    def __enter__(self) -> Server:
+        self._thread = threading.Thread(target=self._run_in_background, name="bjoern", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    def _run_in_background(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:  # raised where the block ends
+            self._failure = error
+
+
+def check_callable(app: object) -> None:
+    """Raises TypeError where a WSGI application cannot be called."""
+    if not callable(app):
+        raise TypeError(f"wsgi_app must be callable with (environ, start_response), got {app!r}")
+
+
+def url_of(address: Address) -> str:
+    """An address as people type it: a URL for TCP, else its own text form."""
+    return f"http://{address}" if isinstance(address, addresses.TcpAddress) else str(address)
+
+
+def _parsed(bind: Bind | Sequence[Bind] | None) -> list[Address]:
+    if bind is None:
+        bind = DEFAULT_BIND
+    # An Address is a tuple, too: what is no str and no Address is a list of them.
+    several = [bind] if isinstance(bind, Bind) else bind
+    return [addresses.parse(one) if isinstance(one, str) else one for one in several]
+
+
+def _address_of(sock: SocketLike) -> Address:
+    with socket.socket(fileno=os.dup(descriptor(sock))) as twin:  # asks a bare descriptor, too
+        return addresses.of_socket(twin)

@@ -1,0 +1,118 @@
+"""Signals while serving: SIGINT and SIGTERM drain the server, then do what they would have done without it.
+
+Knows: Python's signal handlers and their wakeup descriptor.
+Must not know: sockets, HTTP, the engine; it is given a function that stops the server.
+Invariant: nothing is installed outside the main thread, and everything is put back, unless replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+Outcome = BaseException | int | None  # raise it; die of it; return
+
+
+class ShutdownSignals:
+    """A context in which SIGINT and SIGTERM call `stop(graceful)`, and at whose end they take effect.
+
+    SIGINT always stops. At the end the previous handler decides: what it raised is raised (Python's own handler
+    raises KeyboardInterrupt), SIG_DFL kills the process, SIG_IGN lets it go on.
+    SIGTERM stops where its disposition is SIG_DFL or a Python handler that raises; such a handler's exception is raised
+    at the end, SIG_DFL kills the process. A handler that returns leaves the server running.
+    Handlers run at once, but what they raise waits for the end: no request is interrupted.
+    The second signal of a kind stops without grace; the second SIGINT also raises KeyboardInterrupt on the spot,
+    which frees an application that hangs in Python code.
+    """
+
+    def __init__(self, stop: Callable[[bool], None]) -> None:
+        self._stop = stop
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+        self._wakeup: tuple[int, int] | None = None  # ours, the previous
+        self._draining: set[int] = set()
+        self._outcome: Outcome = None
+        self._forced: KeyboardInterrupt | None = None
+
+    def __enter__(self) -> ShutdownSignals:
+        if _in_main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous = signal.getsignal(number)
+                ignored = previous is signal.SIG_IGN and number != signal.SIGINT
+                if previous is not None and not ignored:  # None: a handler that is not Python's cannot be put back
+                    self._previous[number] = previous
+                    signal.signal(number, self._received)
+        return self
+
+    def wake(self, descriptor: int) -> None:
+        """Has a byte written to the descriptor at every signal, so that a sleeping loop runs its handler at once."""
+        if _in_main_thread():
+            self._wakeup = descriptor, signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._restore()
+        if error is not None and error is not self._forced:
+            return False
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        if self._outcome is not None:
+            _die(self._outcome)
+        return True
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        previous = self._previous[number]
+        if os.getpid() != self._process:  # a child that the application forked: the signal is not ours
+            signal.signal(number, previous)
+            signal.raise_signal(number)
+        elif number in self._draining:
+            self._stop(False)
+            if number == signal.SIGINT:
+                self._forced = KeyboardInterrupt()
+                raise self._forced
+        else:
+            if number == signal.SIGINT:
+                self._drain(number)
+            if previous is signal.SIG_DFL:
+                self._drain(number, number)
+            elif callable(previous):
+                try:
+                    previous(number, frame)
+                except BaseException as error:
+                    self._drain(number, error)
+
+    def _drain(self, number: int, outcome: Outcome = None) -> None:
+        """Starts the drain for a signal; the first outcome is the one that counts."""
+        self._draining.add(number)
+        if self._outcome is None:
+            self._outcome = outcome
+        self._stop(True)
+
+    def _restore(self) -> None:
+        if self._wakeup is not None:
+            ours, previous = self._wakeup
+            current = signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(previous if current == ours else current)
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._received:
+                signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _die(number: int) -> None:
+    """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    signal.raise_signal(number)
+    # Still here: the signal is blocked, or this is process 1 of a container, which the kernel spares.
+    raise SystemExit(128 + number)
