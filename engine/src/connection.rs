@@ -47,7 +47,8 @@ pub struct Desk {
 
 impl Desk {
     pub(crate) fn new(config: &Config) -> Desk {
-        let server = config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
+        let server =
+            config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
         let outgoing = Outgoing { bytes: Vec::new(), stamp, write_timeout: config.write_timeout };
         Desk {
@@ -235,7 +236,12 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     }
 
     /// A deadline has passed: the peer is told why, where it asked for something, and the connection ends.
-    pub(crate) fn expire(mut self: Box<Self>, timeout: Timeout, desk: &mut Desk, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
+    pub(crate) fn expire(
+        mut self: Box<Self>,
+        timeout: Timeout,
+        desk: &mut Desk,
+        turn: &Turn<'_, A>,
+    ) -> (Serving<S, A>, Verdict) {
         let reject = match (timeout, &self.state) {
             (Timeout::Head, State::Head) if !self.inbox.is_empty() => Some(Reject::HeaderTimeout),
             (Timeout::Body, State::Body(_)) => Some(Reject::BodyTimeout),

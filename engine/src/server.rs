@@ -276,7 +276,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             Phase::Draining(until) => Some(until),
             _ => None,
         };
-        let next = [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min()?;
+        let next =
+            [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.net.elapsed())))
     }
 
@@ -399,7 +400,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
         self.phase = Phase::Draining(now.saturating_add(graceful));
         self.accepting.fill(true);
-        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none() {
+        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
+        {
             self.accept(server, now);
         }
         self.net.stop_listening();

@@ -125,7 +125,8 @@ mod tests {
     fn framing_follows_rfc_9112_section_6_3() {
         use Framing::*;
         use Reject::*;
-        let rows: &[(u8, &[&str], &[&str], Result<Framing, Reject>)] = &[
+        type Row<'a> = (u8, &'a [&'a str], &'a [&'a str], Result<Framing, Reject>);
+        let rows: &[Row] = &[
             (1, &[], &[], Ok(None)),
             (1, &["0"], &[], Ok(Length(0))),
             (0, &["5"], &[], Ok(Length(5))),
@@ -171,10 +172,18 @@ mod tests {
     #[test]
     fn persistence_follows_rfc_9112_section_9_3() {
         let rows: &[(u8, &[&str], bool)] = &[
-            (1, &[], true), (1, &["close"], false), (1, &["foo, Close"], false), (1, &["foo", "close"], false),
-            (1, &["closed"], true), (1, &["keep-alive"], true), (1, &["keep-alive, close"], false),
-            (0, &[], false), (0, &["Keep-Alive"], true), (0, &["foo,keep-alive"], true),
-            (0, &["close, keep-alive"], false), (0, &["keep-alives"], false),
+            (1, &[], true),
+            (1, &["close"], false),
+            (1, &["foo, Close"], false),
+            (1, &["foo", "close"], false),
+            (1, &["closed"], true),
+            (1, &["keep-alive"], true),
+            (1, &["keep-alive, close"], false),
+            (0, &[], false),
+            (0, &["Keep-Alive"], true),
+            (0, &["foo,keep-alive"], true),
+            (0, &["close, keep-alive"], false),
+            (0, &["keep-alives"], false),
         ];
         for (minor, lines, want) in rows {
             let mut evidence = Evidence::default();

@@ -267,7 +267,12 @@ mod tests {
         Ok(head)
     }
 
-    fn finish(status: &str, fields: &[(&str, &str)], asked: Asked, whole: Option<u64>) -> (String, ResponseFraming, bool) {
+    fn finish(
+        status: &str,
+        fields: &[(&str, &str)],
+        asked: Asked,
+        whole: Option<u64>,
+    ) -> (String, ResponseFraming, bool) {
         let mut out = Vec::new();
         let stamp = Stamp { date: b"Date: d\r\n".to_vec(), server: Vec::new() };
         let head = head(status, fields).unwrap_or_else(|bad| panic!("{bad}"));
@@ -310,8 +315,10 @@ mod tests {
         for (status, fields, asked, whole, framing, persists, line) in rows {
             let (wire, got_framing, got_persists) = finish(status, fields, *asked, *whole);
             assert_eq!((got_framing, got_persists), (*framing, *persists), "{status} {fields:?} {asked:?}");
-            let framing_lines: Vec<&str> =
-                wire.lines().filter(|l| l.starts_with("Content-Length") || l.starts_with("Transfer-Encoding")).collect();
+            let framing_lines: Vec<&str> = wire
+                .lines()
+                .filter(|l| l.starts_with("Content-Length") || l.starts_with("Transfer-Encoding"))
+                .collect();
             assert_eq!(framing_lines.concat(), *line, "{status} {fields:?} {asked:?}");
             assert!(wire.contains(if *persists { "Connection: Keep-Alive\r\n" } else { "Connection: close\r\n" }));
             assert!(wire.ends_with("\r\n\r\n"));
@@ -320,7 +327,8 @@ mod tests {
 
     #[test]
     fn hop_by_hop_fields_are_absorbed_and_close_is_honoured() {
-        let fields = [("connection", "foo, Close"), ("Transfer-Encoding", "chunked"), ("Keep-Alive", "timeout=5"), ("X", "y")];
+        let fields =
+            [("connection", "foo, Close"), ("Transfer-Encoding", "chunked"), ("Keep-Alive", "timeout=5"), ("X", "y")];
         let (wire, framing, persists) = finish("200 OK", &fields, GET_11, Some(2));
         assert_eq!(wire, "HTTP/1.1 200 OK\r\nX: y\r\nDate: d\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
         assert_eq!((framing, persists), (ResponseFraming::Length(2), false));
@@ -347,7 +355,10 @@ mod tests {
             assert!(matches!(head("200 OK", &[("A", value)]), Err(BadHead::Value(..))), "{value:?}");
         }
         for length in ["", "-1", "+1", "1.0", "0x1", "1, 2", "99999999999999999999"] {
-            assert!(matches!(head("200 OK", &[("Content-Length", length)]), Err(BadHead::ContentLength(_))), "{length:?}");
+            assert!(
+                matches!(head("200 OK", &[("Content-Length", length)]), Err(BadHead::ContentLength(_))),
+                "{length:?}"
+            );
         }
         let twice = [("Content-Length", "1"), ("Content-Length", "2")];
         assert!(matches!(head("200 OK", &twice), Err(BadHead::ContentLength(_))));

@@ -1,0 +1,64 @@
+# Two commands do everything on a machine with Rust and CPython: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BIND ?= 127.0.0.1:8000
+# rustup's own place, for shells that have not been restarted since it was installed.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Which Python the extension is checked against.
+export PYO3_PYTHON := $(abspath $(BIN))/python
+
+RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
+
+.PHONY: run test rust-test python-test lint compat build clean help
+
+help:
+	@echo "make run     build, and serve examples/hello.py on $(BIND)"
+	@echo "make test    everything: lints, Rust tests, Python tests"
+	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
+	@echo "make build   the release extension in $(VENV)"
+	@echo "make clean   remove what was built"
+
+run: build
+	@echo "Serving examples/hello.py; Ctrl-C ends it."
+	@exec $(BIN)/bjoern --bind $(BIND) examples.hello:app
+
+test: lint rust-test python-test
+
+rust-test:
+	cargo test --locked --workspace
+
+python-test: build $(VENV)/.tests
+	$(BIN)/python -m pytest -q
+
+# rustfmt and clippy come with rustup, not with every distribution's Rust.
+lint: build $(VENV)/.tests
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "SKIPPED: rustfmt is not installed"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --workspace --all-targets -- -D warnings; \
+	else echo "SKIPPED: clippy is not installed"; fi
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compat: build
+	$(BIN)/python tests/compat/run.py --require
+
+build: $(VENV)/.built
+
+$(VENV)/.made:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust (rustup, or the distribution's package)"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "python venv is missing: on Debian, apt-get install python3-venv python3-dev"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'maturin>=1.16,<2'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.made $(RUST)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.made tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf target $(VENV) dist python/bjoern/*.so

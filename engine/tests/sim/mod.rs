@@ -1,0 +1,404 @@
+//! A world without a kernel: listeners, sockets, peers and a clock that all obey a script, behind the engine's `Net`.
+//! Same seed, same script: same run. Must not know: HTTP.
+#![allow(dead_code)] // each test file uses its own part
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
+
+/// What a simulated peer does, one thing after the other.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Opens its connection; the first of all acts.
+    Connect,
+    /// Sends bytes, all of which arrive at once.
+    Send(Vec<u8>),
+    /// Ends its sending direction.
+    Finish,
+    /// Resets the connection: what is under way is lost.
+    Reset,
+    /// Takes up to so many bytes of what the server sent.
+    Take(usize),
+    /// Takes everything the server sends from now on.
+    TakeAll,
+    /// Lets so many milliseconds pass.
+    Sleep(Millis),
+}
+
+/// One end-to-end connection as both sides and the script see it.
+#[derive(Debug, Default)]
+pub struct Wire {
+    acts: VecDeque<Act>,
+    /// When the next act is due.
+    due: Millis,
+    connected: bool,
+    accepted: bool,
+    registered: Option<usize>,
+    /// Sent by the peer and not received by the server.
+    inbound: VecDeque<u8>,
+    peer_finished: bool,
+    peer_reset: bool,
+    /// Sent by the server and not taken by the peer; at most `window` bytes.
+    outbound: VecDeque<u8>,
+    window: usize,
+    /// The server has met a full window: the next room is news.
+    blocked: bool,
+    takes_all: bool,
+    pub server_finished: bool,
+    pub server_closed: bool,
+    /// When the server ended its sending direction, or all of it.
+    pub closed_at: Millis,
+    /// All that the peer has taken.
+    pub taken: Vec<u8>,
+    /// What the poller has not reported yet.
+    news: Readiness,
+}
+
+impl Wire {
+    fn is_over(&self) -> bool {
+        self.server_closed || !self.connected && self.acts.is_empty()
+    }
+
+    fn take(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.outbound.len());
+        self.taken.extend(self.outbound.drain(..bytes));
+        if self.blocked && self.outbound.len() < self.window {
+            self.blocked = false;
+            self.news.writable = true;
+        }
+    }
+}
+
+/// Everything there is.
+pub struct World {
+    pub wires: Vec<Wire>,
+    pub now: Millis,
+    random: u64,
+    /// Receives and sends move fewer bytes than they could, at random.
+    pub torn: bool,
+    queue_reported: bool,
+    /// Waits with a zero timeout that found nothing, in a row: a loop that spins.
+    idle_polls: u32,
+    /// Accepts that fail before the next succeeds.
+    pub accept_failures: Vec<io::ErrorKind>,
+    stopped: bool,
+    wakes: bool,
+}
+
+/// The world, shared by the net, its sockets and the test.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    /// A world of peers, each with a window of so many bytes and a script.
+    pub fn new(seed: u64, peers: Vec<(usize, Vec<Act>)>) -> Shared {
+        let wire = |(window, acts): (usize, Vec<Act>)| Wire { window, acts: acts.into(), ..Wire::default() };
+        Shared(Arc::new(Mutex::new(World {
+            wires: peers.into_iter().map(wire).collect(),
+            now: 0,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            torn: false,
+            queue_reported: false,
+            idle_polls: 0,
+            accept_failures: Vec::new(),
+            stopped: false,
+            wakes: false,
+        })))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    /// A number below `bound`.
+    pub fn random(&mut self, bound: usize) -> usize {
+        // xorshift64*: small, and the same everywhere.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound.max(1)
+    }
+
+    fn torn(&mut self, len: usize) -> usize {
+        if self.torn && len > 1 && self.random(3) > 0 { 1 + self.random(len) } else { len }
+    }
+
+    /// Does every act that is due.
+    fn act(&mut self) {
+        let now = self.now;
+        for wire in &mut self.wires {
+            while wire.due <= now {
+                let Some(act) = wire.acts.pop_front() else { break };
+                match act {
+                    Act::Connect => wire.connected = true,
+                    Act::Send(bytes) => {
+                        wire.inbound.extend(bytes);
+                        wire.news.readable = true;
+                    }
+                    Act::Finish => {
+                        wire.peer_finished = true;
+                        wire.news.readable = true;
+                        wire.news.read_closed = true;
+                    }
+                    Act::Reset => {
+                        wire.peer_reset = true;
+                        wire.inbound.clear();
+                        wire.news = Readiness { readable: true, writable: true, read_closed: true, hung_up: true };
+                    }
+                    Act::Take(bytes) => wire.take(bytes),
+                    Act::TakeAll => wire.takes_all = true,
+                    Act::Sleep(millis) => wire.due = now + millis,
+                }
+            }
+            if wire.takes_all {
+                wire.take(usize::MAX);
+            }
+        }
+    }
+
+    fn report(&mut self, events: &mut Vec<Event>) {
+        let waiting = self.wires.iter().any(|wire| wire.connected && !wire.accepted);
+        if waiting && !self.queue_reported {
+            self.queue_reported = true;
+            events.push(Event::Listener(0));
+        }
+        for wire in &mut self.wires {
+            if let Some(token) = wire.registered
+                && !wire.server_closed
+                && wire.news != Readiness::default()
+            {
+                events.push(Event::Socket(token, std::mem::take(&mut wire.news)));
+            }
+        }
+    }
+
+    /// When something will happen by itself.
+    fn next_due(&self) -> Option<Millis> {
+        self.wires.iter().filter(|wire| !wire.acts.is_empty()).map(|wire| wire.due).min()
+    }
+}
+
+/// The engine's door to the world.
+pub struct SimNet {
+    world: Shared,
+    woken: SimWaker,
+    /// Asks the server to stop, once every script has been played and every connection is over.
+    pub at_the_end: Box<dyn FnMut() + Send>,
+    ended: bool,
+}
+
+impl SimNet {
+    pub fn new(world: Shared) -> SimNet {
+        SimNet { world, woken: SimWaker::default(), at_the_end: Box::new(|| {}), ended: false }
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct SimWaker(Arc<AtomicBool>);
+
+impl Waker for SimWaker {
+    fn wake(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Waits that find nothing, one after the other, before a loop is said to spin.
+const MAX_IDLE_POLLS: u32 = 1000;
+
+impl Net for SimNet {
+    type Socket = SimSocket;
+    type Waker = SimWaker;
+
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.act();
+        world.report(events);
+        if self.woken.0.swap(false, Ordering::SeqCst) {
+            events.push(Event::Woken);
+        }
+        if !events.is_empty() {
+            world.idle_polls = 0;
+            return Ok(());
+        }
+        if timeout == Some(Duration::ZERO) {
+            world.idle_polls += 1;
+            assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins: it asks again and again, and nothing happens");
+            return Ok(());
+        }
+        let deadline = timeout.map(|timeout| world.now + timeout.as_millis() as Millis);
+        match [world.next_due(), deadline].into_iter().flatten().min() {
+            Some(next) => {
+                assert!(next > world.now || world.next_due() == Some(next), "a wait must not end before it began");
+                world.idle_polls = if next > world.now { 0 } else { world.idle_polls + 1 };
+                assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins");
+                world.now = next;
+                world.act();
+                world.report(events);
+            }
+            None => {
+                // Nothing will ever happen again: only the end is left.
+                assert!(!self.ended, "the server waits for ever after it was asked to stop");
+                self.ended = true;
+                drop(world);
+                (self.at_the_end)();
+                if self.woken.0.swap(false, Ordering::SeqCst) {
+                    events.push(Event::Woken);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, _listener: usize) -> io::Result<(SimSocket, Peer)> {
+        let mut world = self.world.lock();
+        if let Some(kind) = world.accept_failures.pop() {
+            return Err(kind.into());
+        }
+        match world.wires.iter().position(|wire| wire.connected && !wire.accepted) {
+            Some(wire) => {
+                world.wires[wire].accepted = true;
+                Ok((SimSocket { world: self.world.clone(), wire }, Peer::default()))
+            }
+            None => {
+                world.queue_reported = false;
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    fn listeners(&self) -> usize {
+        1
+    }
+
+    fn stop_listening(&mut self) {
+        self.world.lock().stopped = true;
+    }
+
+    fn add(&mut self, token: usize, socket: &SimSocket) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let wire = &mut world.wires[socket.wire];
+        wire.registered = Some(token);
+        // As epoll does: what is there already is reported.
+        wire.news.readable |= !wire.inbound.is_empty() || wire.peer_finished;
+        wire.news.writable = true;
+        Ok(())
+    }
+
+    fn waker(&self) -> SimWaker {
+        self.woken.clone()
+    }
+
+    fn elapsed(&self) -> Millis {
+        self.world.lock().now
+    }
+
+    fn calendar(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.world.lock().now)
+    }
+
+    fn open_files(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// The server's end of a wire.
+pub struct SimSocket {
+    world: Shared,
+    wire: usize,
+}
+
+impl Socket for SimSocket {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.world.lock();
+        let wire = &world.wires[self.wire];
+        if wire.peer_reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let available = wire.inbound.len().min(buffer.len());
+        if available == 0 {
+            return if wire.peer_finished { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        // A short read means drained, here as in the kernel; so a torn read leaves news behind.
+        let len = world.torn(available);
+        let wire = &mut world.wires[self.wire];
+        for (place, byte) in buffer.iter_mut().zip(wire.inbound.drain(..len)) {
+            *place = byte;
+        }
+        wire.news.readable |= !wire.inbound.is_empty();
+        Ok(len)
+    }
+
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut world = self.world.lock();
+        let wire = &world.wires[self.wire];
+        assert!(!wire.server_finished, "nothing is sent after the end");
+        if wire.peer_reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let wanted: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let room = wire.window - wire.outbound.len().min(wire.window);
+        if room == 0 {
+            world.wires[self.wire].blocked = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let len = world.torn(wanted.min(room));
+        let wire = &mut world.wires[self.wire];
+        wire.outbound.extend(pieces.iter().flat_map(|piece| piece.iter()).take(len));
+        if wire.takes_all {
+            wire.take(usize::MAX);
+        }
+        Ok(len)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let now = world.now;
+        let wire = &mut world.wires[self.wire];
+        wire.server_finished = true;
+        wire.closed_at = now;
+        // The end arrives behind what was sent.
+        wire.take(usize::MAX);
+        Ok(())
+    }
+
+    fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
+        let mut world = self.world.lock();
+        let deadline = world.now + timeout.as_millis() as Millis;
+        loop {
+            world.act();
+            let wire = &world.wires[self.wire];
+            if wire.peer_reset || wire.outbound.len() < wire.window {
+                return Ok(true);
+            }
+            match world.next_due().filter(|due| *due <= deadline) {
+                Some(due) => world.now = world.now.max(due),
+                None => {
+                    world.now = deadline;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        let mut world = self.world.lock();
+        let now = world.now;
+        let wire = &mut world.wires[self.wire];
+        wire.server_closed = true;
+        if !wire.server_finished {
+            wire.closed_at = now;
+        }
+        // What was sent arrives, unless the peer was still sending: then the close resets the connection (RFC 9112, 9.6).
+        if wire.inbound.is_empty() || wire.server_finished {
+            wire.take(usize::MAX);
+        }
+    }
+}
