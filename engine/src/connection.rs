@@ -235,21 +235,28 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         (self, verdict)
     }
 
-    /// A deadline has passed: the peer is told why, where it asked for something, and the connection ends.
+    /// A deadline has passed. After a last look (the thread may have been in the application while bytes came), the
+    /// peer is told why, where it asked for something, and the connection ends.
     pub(crate) fn expire(
         mut self: Box<Self>,
-        timeout: Timeout,
+        deadline: Timeout,
         desk: &mut Desk,
         turn: &Turn<'_, A>,
     ) -> (Serving<S, A>, Verdict) {
-        let reject = match (timeout, &self.state) {
-            (Timeout::Head, State::Head) if !self.inbox.is_empty() => Some(Reject::HeaderTimeout),
-            (Timeout::Body, State::Body(_)) => Some(Reject::BodyTimeout),
-            _ => None,
-        };
-        let Some(reject) = reject else {
-            self.abandon(turn.app);
-            return (self, Verdict::Close);
+        self.ready.readable = true;
+        self.progress = false;
+        let verdict;
+        (self, verdict) = self.serve(desk, turn);
+        if verdict != (Verdict::Wait { timeout: deadline, renewed: false }) {
+            return (self, verdict);
+        }
+        let reject = match (deadline, &self.state) {
+            (Timeout::Head, State::Head) if !self.inbox.is_empty() => Reject::HeaderTimeout,
+            (Timeout::Body, State::Body(_)) => Reject::BodyTimeout,
+            _ => {
+                self.abandon(turn.app);
+                return (self, Verdict::Close);
+            }
         };
         if let Some(outgoing) = &mut desk.outgoing {
             self.refuse(reject, outgoing, turn);

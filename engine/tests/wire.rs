@@ -8,7 +8,6 @@ mod sim;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Socket;
@@ -72,13 +71,13 @@ fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        if let Some(inner) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
-            if let Some((piece, count)) = inner.0.rsplit_once('*') {
-                let count: usize = count.parse().unwrap_or_else(|_| panic!("a repetition without a number: {text}"));
-                bytes.extend(unescape(piece).repeat(count));
-                rest = inner.1;
-                continue;
-            }
+        if let Some((inner, behind)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+            && let Some((piece, count)) = inner.rsplit_once('*')
+        {
+            let count: usize = count.parse().unwrap_or_else(|_| panic!("a repetition without a number: {text}"));
+            bytes.extend(unescape(piece).repeat(count));
+            rest = behind;
+            continue;
         }
         if first != '\\' {
             bytes.extend(first.to_string().as_bytes());
@@ -146,10 +145,7 @@ fn exchange(pieces: &[&[u8]], finish: bool) -> (Vec<String>, bool) {
         acts.push(Act::Finish);
     }
     let world = Shared::new(1, vec![(1 << 20, acts)]);
-    let mut net = SimNet::new(world.clone());
-    let stop: Arc<Mutex<Option<Box<dyn Fn() + Send>>>> = Arc::default();
-    let at_the_end = stop.clone();
-    net.at_the_end = Box::new(move || at_the_end.lock().unwrap().as_ref().unwrap()());
+    let (net, end) = SimNet::new(world.clone());
     // No timeout falls within a case; a connection that ends by one was open.
     let day = std::time::Duration::from_secs(86_400);
     let config = Config {
@@ -162,8 +158,7 @@ fn exchange(pieces: &[&[u8]], finish: bool) -> (Vec<String>, bool) {
         ..Config::default()
     };
     let server = Server::new(net, Mirror, config);
-    let stopper = server.stopper();
-    *stop.lock().unwrap() = Some(Box::new(move || stopper.stop(true)));
+    end.set(server.stopper()).ok();
     server.run().unwrap();
     let world = world.lock();
     let wire = &world.wires[0];

@@ -1,13 +1,14 @@
 //! A world without a kernel: listeners, sockets, peers and a clock that all obey a script, behind the engine's `Net`.
 //! Same seed, same script: same run. Must not know: HTTP.
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bjoern_engine::Stopper;
 use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
 
 /// What a simulated peer does, one thing after the other.
@@ -36,7 +37,7 @@ pub struct Wire {
     /// When the next act is due.
     due: Millis,
     connected: bool,
-    accepted: bool,
+    pub accepted: bool,
     registered: Option<usize>,
     /// Sent by the peer and not received by the server.
     inbound: VecDeque<u8>,
@@ -54,15 +55,14 @@ pub struct Wire {
     pub closed_at: Millis,
     /// All that the peer has taken.
     pub taken: Vec<u8>,
+    /// Bytes handed over by the server so far.
+    pub sent: usize,
+
     /// What the poller has not reported yet.
     news: Readiness,
 }
 
 impl Wire {
-    fn is_over(&self) -> bool {
-        self.server_closed || !self.connected && self.acts.is_empty()
-    }
-
     fn take(&mut self, bytes: usize) {
         let bytes = bytes.min(self.outbound.len());
         self.taken.extend(self.outbound.drain(..bytes));
@@ -85,8 +85,8 @@ pub struct World {
     idle_polls: u32,
     /// Accepts that fail before the next succeeds.
     pub accept_failures: Vec<io::ErrorKind>,
-    stopped: bool,
-    wakes: bool,
+    /// Nothing is left to happen: no script, no deadline.
+    pub ended: bool,
 }
 
 /// The world, shared by the net, its sockets and the test.
@@ -96,18 +96,18 @@ pub struct Shared(Arc<Mutex<World>>);
 impl Shared {
     /// A world of peers, each with a window of so many bytes and a script.
     pub fn new(seed: u64, peers: Vec<(usize, Vec<Act>)>) -> Shared {
-        let wire = |(window, acts): (usize, Vec<Act>)| Wire { window, acts: acts.into(), ..Wire::default() };
-        Shared(Arc::new(Mutex::new(World {
-            wires: peers.into_iter().map(wire).collect(),
+        let world = Shared(Arc::new(Mutex::new(World {
+            wires: Vec::new(),
             now: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             torn: false,
             queue_reported: false,
             idle_polls: 0,
             accept_failures: Vec::new(),
-            stopped: false,
-            wakes: false,
-        })))
+            ended: false,
+        })));
+        peers.into_iter().for_each(|(window, acts)| world.lock().add(window, acts));
+        world
     }
 
     pub fn lock(&self) -> MutexGuard<'_, World> {
@@ -116,6 +116,11 @@ impl Shared {
 }
 
 impl World {
+    /// One more peer.
+    pub fn add(&mut self, window: usize, acts: Vec<Act>) {
+        self.wires.push(Wire { window, acts: acts.into(), ..Wire::default() });
+    }
+
     /// A number below `bound`.
     pub fn random(&mut self, bound: usize) -> usize {
         // xorshift64*: small, and the same everywhere.
@@ -188,14 +193,17 @@ impl World {
 pub struct SimNet {
     world: Shared,
     woken: SimWaker,
-    /// Asks the server to stop, once every script has been played and every connection is over.
-    pub at_the_end: Box<dyn FnMut() + Send>,
+    stopper: EndOfTheWorld,
     ended: bool,
 }
 
+/// Where to put the server's stopper: it is used once every script has been played and nothing is waited for.
+pub type EndOfTheWorld = Arc<OnceLock<Stopper<SimWaker>>>;
+
 impl SimNet {
-    pub fn new(world: Shared) -> SimNet {
-        SimNet { world, woken: SimWaker::default(), at_the_end: Box::new(|| {}), ended: false }
+    pub fn new(world: Shared) -> (SimNet, EndOfTheWorld) {
+        let stopper = EndOfTheWorld::default();
+        (SimNet { world, woken: SimWaker::default(), stopper: stopper.clone(), ended: false }, stopper)
     }
 }
 
@@ -245,8 +253,9 @@ impl Net for SimNet {
                 // Nothing will ever happen again: only the end is left.
                 assert!(!self.ended, "the server waits for ever after it was asked to stop");
                 self.ended = true;
+                world.ended = true;
                 drop(world);
-                (self.at_the_end)();
+                self.stopper.get().unwrap().stop(true);
                 if self.woken.0.swap(false, Ordering::SeqCst) {
                     events.push(Event::Woken);
                 }
@@ -276,9 +285,7 @@ impl Net for SimNet {
         1
     }
 
-    fn stop_listening(&mut self) {
-        self.world.lock().stopped = true;
-    }
+    fn stop_listening(&mut self) {}
 
     fn add(&mut self, token: usize, socket: &SimSocket) -> io::Result<()> {
         let mut world = self.world.lock();
@@ -349,6 +356,7 @@ impl Socket for SimSocket {
         }
         let len = world.torn(wanted.min(room));
         let wire = &mut world.wires[self.wire];
+        wire.sent += len;
         wire.outbound.extend(pieces.iter().flat_map(|piece| piece.iter()).take(len));
         if wire.takes_all {
             wire.take(usize::MAX);
