@@ -17,6 +17,7 @@ help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
+	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
 	@echo "make build   the release extension in $(VENV)"
 	@echo "make clean   remove what was built"
 
@@ -62,3 +63,12 @@ $(VENV)/.tests: $(VENV)/.made tests/requirements.txt
 
 clean:
 	rm -rf target $(VENV) dist python/bjoern/*.so
+
+# Without a sanitizer it needs no nightly toolchain: the engine has no unsafe code.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet cargo-fuzz
+	$(PYTHON) engine/fuzz/seed.py
+	cd engine && for target in head chunked connection; do \
+	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done

@@ -20,7 +20,7 @@ use crate::http1::head::{Head, Scan};
 use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error};
 use crate::http1::{Framing, Reject};
 use crate::io::{Peer, Readiness, Socket};
-use crate::outbox::Outbox;
+use crate::outbox::{Flushed, Outbox};
 use crate::reply::{Outgoing, Reply};
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
@@ -205,12 +205,13 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             if self.ready.hung_up || self.answer.broken {
                 break Verdict::Close;
             }
-            self.flush_outbox();
+            match self.flush_outbox() {
+                Flushed::All => {}
+                Flushed::Blocked => break self.wait(Timeout::Write),
+                Flushed::Paused => break Verdict::Again,
+            }
             if self.answer.broken {
                 break Verdict::Close;
-            }
-            if !self.outbox.is_empty() {
-                break self.wait(Timeout::Write);
             }
             let flow;
             (self, outgoing, flow) = match self.state {
@@ -222,8 +223,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             // Answers leave as soon as the connection has nothing more to add to them.
             self.send_outgoing(&mut outgoing);
             if let Some(verdict) = flow {
-                let stalled = !self.outbox.is_empty() && verdict != Verdict::Close;
-                break if stalled { self.wait(Timeout::Write) } else { verdict };
+                // What has not been taken goes first; the top of the loop sees to it.
+                if self.outbox.is_empty() || verdict == Verdict::Close {
+                    break verdict;
+                }
             }
         };
         outgoing.bytes.clear();
@@ -297,7 +300,6 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.ready.writable = false;
                         self.outbox.push_bytes(rest);
                         break;
                     }
@@ -308,14 +310,14 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         outgoing.bytes.clear();
     }
 
-    pub(crate) fn flush_outbox(&mut self) {
+    pub(crate) fn flush_outbox(&mut self) -> Flushed {
         if self.outbox.is_empty() {
-            return;
+            return Flushed::All;
         }
-        match self.outbox.flush(&mut self.socket, &mut self.progress) {
-            Ok(emptied) => self.ready.writable = emptied,
-            Err(_) => self.answer.broken = true,
-        }
+        self.outbox.flush(&mut self.socket, &mut self.progress).unwrap_or_else(|_| {
+            self.answer.broken = true;
+            Flushed::All
+        })
     }
 
     // --- the response ---
@@ -465,6 +467,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     // One empty line before a request is forgiven (RFC 9112, section 2.2).
                     if rest.starts_with(b"\r\n") && !self.skipped_blank {
                         self.skipped_blank = true;
+                        self.scan = Scan::default(); // its CR may have been looked at alone
                         at += 2;
                         continue;
                     }

@@ -9,6 +9,20 @@ use crate::io::Socket;
 /// Pieces given to one system call.
 const PIECES_PER_SEND: usize = 16;
 
+/// Bytes handed over in a turn, before other connections have theirs: a fast reader must not starve them.
+const BYTES_PER_FLUSH: usize = 1024 * 1024;
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything has been handed to the system.
+    All,
+    /// The system takes no more until the peer has taken some: wait for the news.
+    Blocked,
+    /// The budget of a turn is used up: go on in the next.
+    Paused,
+}
+
 /// Wire bytes: copied, or a part of a block of the application's.
 #[derive(Debug)]
 enum Piece<B> {
@@ -61,29 +75,35 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Hands over as much as the system takes: `true` where that was all. `progress` is set where anything went.
-    pub fn flush(&mut self, socket: &mut impl Socket, progress: &mut bool) -> io::Result<bool> {
+    /// Hands over as much as the system takes and the budget allows. `progress` is set where anything went.
+    pub fn flush(&mut self, socket: &mut impl Socket, progress: &mut bool) -> io::Result<Flushed> {
+        let mut budget = BYTES_PER_FLUSH;
         while !self.pieces.is_empty() {
+            if budget == 0 {
+                return Ok(Flushed::Paused);
+            }
             let mut slices = [IoSlice::new(&[]); PIECES_PER_SEND];
+            let mut skip = self.sent;
             let mut count = 0;
             for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-                let skip = if count == 0 { self.sent } else { 0 };
                 *slice = IoSlice::new(&piece.bytes()[skip..]);
+                skip = 0;
                 count += 1;
             }
             match socket.send(&slices[..count]) {
                 Ok(sent) => {
                     *progress |= sent > 0;
+                    budget = budget.saturating_sub(sent);
                     self.forget(sent);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         // An idle connection keeps no buffer.
         self.pieces = VecDeque::new();
-        Ok(true)
+        Ok(Flushed::All)
     }
 
     fn forget(&mut self, sent: usize) {

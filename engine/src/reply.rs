@@ -144,7 +144,9 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         let connection = &mut *self.connection;
         while !connection.outbox.is_empty() && !connection.answer.broken {
             match connection.socket.wait_writable(self.outgoing.write_timeout) {
-                Ok(true) => connection.flush_outbox(),
+                Ok(true) => {
+                    connection.flush_outbox();
+                }
                 Ok(false) => {
                     connection.answer.broken = true;
                     return Err(Broken::TimedOut);

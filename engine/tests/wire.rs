@@ -1,71 +1,13 @@
 //! The wire cases of `tests/cases`, each three ways: whole, byte by byte, with another request behind.
 //! Here is how it works: 1. a case is read from its file; 2. a simulated peer sends it; 3. the answers are compared.
-
 #![allow(clippy::unwrap_used)]
 
 mod sim;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::io::Socket;
-use bjoern_engine::{App, Body, Config, Progress, Reply, Request, Server, Wake};
-use sim::{Act, Shared, SimNet};
-
-/// Answers 200 to everything, and says what it saw.
-struct Mirror;
-
-impl<S: Socket> App<S> for Mirror {
-    type Block = Vec<u8>;
-    type Stream = ();
-
-    fn call(&self, request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
-        let Body::Memory(body) = request.body else { panic!("the cases' bodies stay in memory") };
-        let saw = saw(request.method(), request.target(), body);
-        let mut head = ResponseHead::default();
-        let fields = head.begin(b"200 OK").and_then(|()| head.field(b"Saw", saw.as_bytes()));
-        fields.unwrap_or_else(|bad| panic!("{bad}"));
-        reply.start(&head, Some(0));
-        (reply, Progress::Done)
-    }
-
-    fn next(&self, (): (), reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
-        (reply, Progress::Done)
-    }
-
-    fn close(&self, (): ()) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
-    }
-}
-
-fn saw(method: &[u8], target: &[u8], body: &[u8]) -> String {
-    let body = if body.len() > 64 { format!("#{}", body.len()) } else { format!("\"{}\"", escape(body)) };
-    format!("{} {} {body}", escape(method), escape(target))
-}
-
-/// Printable, and the same in both languages that run the cases.
-fn escape(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        match byte {
-            b'\r' => text.push_str("\\r"),
-            b'\n' => text.push_str("\\n"),
-            b'\t' => text.push_str("\\t"),
-            b'\0' => text.push_str("\\0"),
-            b'\\' => text.push_str("\\\\"),
-            b' '..=b'~' => text.push(char::from(*byte)),
-            other => write!(text, "\\x{other:02X}").unwrap_or_default(),
-        }
-        text
-    })
-}
+use sim::mirror::{self, escape};
 
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -133,37 +75,8 @@ fn read_case(block: &str, file: &str) -> Case {
 
 /// What came back: the answers, and whether the connection was left open.
 fn exchange(pieces: &[&[u8]], finish: bool) -> (Vec<String>, bool) {
-    let mut acts = vec![Act::Connect, Act::TakeAll];
-    for piece in pieces {
-        acts.push(Act::Send(piece.to_vec()));
-        if pieces.len() > 1 {
-            // A pause between the pieces, so that each is a read of its own.
-            acts.push(Act::Sleep(1));
-        }
-    }
-    if finish {
-        acts.push(Act::Finish);
-    }
-    let world = Shared::new(1, vec![(1 << 20, acts)]);
-    let (net, end) = SimNet::new(world.clone());
-    // No timeout falls within a case; a connection that ends by one was open.
-    let day = std::time::Duration::from_secs(86_400);
-    let config = Config {
-        max_head: 4096,
-        max_fields: 20,
-        max_body: 65536,
-        header_timeout: day,
-        body_timeout: day,
-        keep_alive: day,
-        ..Config::default()
-    };
-    let server = Server::new(net, Mirror, config);
-    end.set(server.stopper()).ok();
-    server.run().unwrap();
-    let world = world.lock();
-    let wire = &world.wires[0];
-    let open = wire.closed_at >= 86_400_000;
-    (read_answers(&wire.taken, open), open)
+    let (taken, open) = mirror::exchange(pieces, finish);
+    (read_answers(&taken, open), open)
 }
 
 /// The status lines and `Saw` fields; checks on the way that each answer is well-formed.

@@ -2,6 +2,8 @@
 //! Same seed, same script: same run. Must not know: HTTP.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
+pub mod mirror;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
