@@ -91,7 +91,8 @@ impl Engine {
 fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
     let seconds = |name: &str| -> PyResult<Duration> {
         let value: f64 = options.getattr(name)?.extract()?;
-        Duration::try_from_secs_f64(value).map_err(|_| PyValueError::new_err(format!("{name} must be seconds, not {value}")))
+        Duration::try_from_secs_f64(value)
+            .map_err(|_| PyValueError::new_err(format!("{name} must be seconds, not {value}")))
     };
     let server_header: Option<String> = options.getattr("server_header")?.extract()?;
     Ok(Config {

@@ -31,6 +31,9 @@ pub struct Environs {
     open: Py<PyAny>,
 }
 
+/// A `wsgi.input` that is a file.
+pub type OpenInput<'py> = Option<Bound<'py, PyAny>>;
+
 impl Environs {
     /// `addresses` are the listeners' own; `None` for a Unix socket. `errors` becomes `wsgi.errors`.
     pub fn new(py: Python<'_>, addresses: &[Option<SocketAddr>], errors: &Bound<'_, PyAny>) -> PyResult<Environs> {
@@ -53,8 +56,12 @@ impl Environs {
         })
     }
 
-    /// The environ of `request`.
-    pub fn environ<'py>(&self, py: Python<'py>, request: &Request<'_>) -> PyResult<Bound<'py, PyDict>> {
+    /// The environ of `request`, and its input where that is a file, to be closed after the response.
+    pub fn environ<'py>(
+        &self,
+        py: Python<'py>,
+        request: &Request<'_>,
+    ) -> PyResult<(Bound<'py, PyDict>, OpenInput<'py>)> {
         let environ = self.templates[request.listener].bind(py).copy()?;
         let method = request.method();
         match METHODS.iter().position(|known| known.as_bytes() == method) {
@@ -88,8 +95,9 @@ impl Environs {
             // Of a list of equal lengths one is left; a chunked body is whole by now, so its length is known.
             environ.set_item(intern!(py, "CONTENT_LENGTH"), decimal(py, request.body_len)?)?;
         }
-        environ.set_item(intern!(py, "wsgi.input"), self.input(py, &request.body)?)?;
-        Ok(environ)
+        let input = self.input(py, &request.body)?;
+        environ.set_item(intern!(py, "wsgi.input"), &input)?;
+        Ok((environ, matches!(request.body, Body::File(_)).then_some(input)))
     }
 
     fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
@@ -138,7 +146,11 @@ impl Environs {
 }
 
 /// The dict each environ starts as. What every request sets stands there already, so that the copy does not grow.
-fn template<'py>(py: Python<'py>, address: Option<SocketAddr>, errors: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+fn template<'py>(
+    py: Python<'py>,
+    address: Option<SocketAddr>,
+    errors: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
     let environ = PyDict::new(py);
     for key in ["REQUEST_METHOD", "PATH_INFO", "RAW_URI", "REQUEST_URI"] {
         environ.set_item(PyString::intern(py, key), "")?;

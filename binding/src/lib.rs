@@ -37,8 +37,11 @@ mod _bjoern {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let part = |text: &str| text.parse::<u32>().unwrap_or_default();
-        let version =
-            (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")), part(env!("CARGO_PKG_VERSION_PATCH")));
+        let version = (
+            part(env!("CARGO_PKG_VERSION_MAJOR")),
+            part(env!("CARGO_PKG_VERSION_MINOR")),
+            part(env!("CARGO_PKG_VERSION_PATCH")),
+        );
         module.add("version", version)?;
         let features = PyDict::new(module.py());
         features.set_item("has_signal_handling", true)?;

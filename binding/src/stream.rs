@@ -9,13 +9,15 @@ use pyo3::types::{PyBytes, PyIterator};
 
 use crate::ffi::Block;
 use crate::start_response::{StartResponse, type_name};
-use crate::wsgi::{Reply, print_exception};
+use crate::wsgi::Reply;
 
 /// The rest of a response.
 pub struct Stream {
     iterable: Py<PyAny>,
     iterator: Py<PyIterator>,
     start_response: Py<StartResponse>,
+    /// The file behind `wsgi.input`, where the body is in one.
+    pub input: Option<Py<PyAny>>,
 }
 
 impl Stream {
@@ -28,6 +30,7 @@ impl Stream {
             iterable: iterable.clone().unbind(),
             iterator: iterable.try_iter()?.unbind(),
             start_response: start_response.clone().unbind(),
+            input: None,
         })
     }
 
@@ -42,22 +45,21 @@ impl Stream {
         block_of(&block?).map(Some)
     }
 
-    /// Calls the iterable's `close()`, where it has one. What it raises is printed: the response is not changed by it.
-    pub fn close(self, py: Python<'_>) {
-        close(self.iterable.bind(py));
+    /// Calls the iterable's `close()`, where it has one, and closes the input.
+    ///
+    /// # Errors
+    /// What `close()` raises; it cannot change the response.
+    pub fn close(self, py: Python<'_>) -> PyResult<()> {
+        let closed = close(self.iterable.bind(py));
+        closed.and(self.input.map_or(Ok(()), |input| close(input.bind(py))))
     }
 }
 
-/// Calls `close()` of an iterable, where it has one.
-pub fn close(iterable: &Bound<'_, PyAny>) {
-    let py = iterable.py();
-    let result = match iterable.getattr_opt(intern!(py, "close")) {
-        Ok(Some(close)) => close.call0().map(drop),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        print_exception(py, &error);
+/// Calls `close()` of `object`, where it has one.
+pub fn close(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    match object.getattr_opt(intern!(object.py(), "close"))? {
+        Some(close) => close.call0().map(drop),
+        None => Ok(()),
     }
 }
 

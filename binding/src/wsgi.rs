@@ -34,13 +34,7 @@ pub struct Wsgi {
 
 impl Wsgi {
     pub fn new(application: Py<PyAny>, environs: Environs) -> Wsgi {
-        Wsgi {
-            application,
-            environs,
-            spares: Mutex::default(),
-            stopper: OnceLock::new(),
-            raised: Mutex::default(),
-        }
+        Wsgi { application, environs, spares: Mutex::default(), stopper: OnceLock::new(), raised: Mutex::default() }
     }
 
     /// Takes out the exception that is to leave `run()`.
@@ -78,7 +72,7 @@ impl Wsgi {
     /// Calls the application and sends what can be sent of its answer.
     fn answer(&self, py: Python<'_>, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
         let prepared = self.environs.environ(py, request).and_then(|environ| Ok((environ, self.start_response(py)?)));
-        let (environ, start_response) = match prepared {
+        let ((environ, input), start_response) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let outcome = self.failed(py, error, &reply);
@@ -88,12 +82,17 @@ impl Wsgi {
         let call = || self.application.bind(py).call1((environ, &start_response));
         let (mut reply, returned) = lend(&start_response, reply, call);
         let outcome = match returned.and_then(|iterable| respond(&mut reply, &start_response, &iterable)) {
+            Ok(Progress::More(mut stream)) => {
+                stream.input = input.map(Bound::unbind);
+                return (reply, Progress::More(stream));
+            }
             Ok(outcome) => outcome,
             Err(error) => self.failed(py, error, &reply),
         };
-        if !matches!(outcome, Progress::More(_)) {
-            self.recycle(start_response);
+        if let Some(Err(error)) = input.map(|input| close(&input)) {
+            self.report(py, error);
         }
+        self.recycle(start_response);
         (reply, outcome)
     }
 
@@ -118,20 +117,34 @@ impl Wsgi {
             Ok(false) => Progress::Done,
             Err(error) => self.failed(py, error, &reply),
         };
-        stream.close(py);
+        self.end(py, stream);
         self.recycle(start_response);
         (reply, outcome)
     }
 
-    /// The application raised: the reason goes to stderr, SystemExit and KeyboardInterrupt end the server.
+    /// Ends a response's iterable. What its `close()` raises does not change the response any more.
+    fn end(&self, py: Python<'_>, stream: Box<Stream>) {
+        if let Err(error) = stream.close(py) {
+            self.report(py, error);
+        }
+    }
+
+    /// The application raised in place of a response.
     fn failed(&self, py: Python<'_>, error: PyErr, reply: &Reply) -> Outcome {
-        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
-            self.end_with(error);
-        } else if !(reply.is_broken() && error.is_instance_of::<PyOSError>(py)) {
-            // A client that went away while write() was sending is no fault of the application.
-            print_exception(py, &error);
+        // A client that went away while write() was sending is no fault of the application.
+        if !(reply.is_broken() && error.is_instance_of::<PyOSError>(py)) {
+            self.report(py, error);
         }
         Progress::Failed
+    }
+
+    /// SystemExit and KeyboardInterrupt end the server; anything else is printed.
+    fn report(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            self.end_with(error);
+        } else {
+            print_exception(py, &error);
+        }
     }
 }
 
@@ -149,7 +162,11 @@ fn lend<T>(start_response: &Bound<'_, StartResponse>, reply: Reply, work: impl F
 }
 
 /// Sends what `returned` holds, or makes a stream of it.
-fn respond(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, returned: &Bound<'_, PyAny>) -> PyResult<Outcome> {
+fn respond(
+    reply: &mut Reply,
+    start_response: &Bound<'_, StartResponse>,
+    returned: &Bound<'_, PyAny>,
+) -> PyResult<Outcome> {
     // bytes are sent whole, as bjoern 3 does, not byte for byte.
     if let Ok(block) = returned.cast::<PyBytes>() {
         whole(reply, start_response, block)?;
@@ -168,7 +185,7 @@ fn respond(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, returne
         return match Stream::new(returned, start_response) {
             Ok(stream) => Ok(Progress::More(Box::new(stream))),
             Err(error) => {
-                close(returned);
+                close(returned)?;
                 Err(error)
             }
         };
@@ -204,7 +221,7 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn close(&self, stream: Box<Stream>) {
-        Python::attach(|py| stream.close(py));
+        Python::attach(|py| self.end(py, stream));
     }
 
     fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {

@@ -218,6 +218,8 @@ pub fn finish_head(
         (204 | 304, _, _) => (None, Nothing, may_persist),
         (205, _, _) => (Some(0), Nothing, may_persist),
         (_, Some(length), _) => (None, Length(length), may_persist),
+        // An empty answer to HEAD says nothing of the length that GET would have (RFC 9110, section 8.6).
+        (_, None, Some(0)) if asked.head => (None, Nothing, may_persist),
         (_, None, Some(whole)) => (Some(whole), Length(whole), may_persist),
         (_, None, None) if asked.minor >= 1 && asked.peer_persists => (None, Chunked, may_persist),
         // Nothing tells the end of the body but the connection's; a response to HEAD has no body to end.
@@ -306,6 +308,8 @@ mod tests {
             ("200 OK", length, head_11, None, Nothing, true, "Content-Length: 5"),
             ("200 OK", &[], head_11, None, Nothing, true, "Transfer-Encoding: chunked"),
             ("200 OK", &[], head_10, None, Nothing, true, ""),
+            ("200 OK", &[], head_11, Some(3), Nothing, true, "Content-Length: 3"),
+            ("200 OK", &[], head_11, Some(0), Nothing, true, ""),
             ("204 No Content", &[], GET_11, Some(5), Nothing, true, ""),
             ("204 No Content", length, GET_11, None, Nothing, true, ""),
             ("205 Reset Content", &[], GET_11, Some(5), Nothing, true, "Content-Length: 0"),
