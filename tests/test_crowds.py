@@ -1,0 +1,137 @@
+"""Many connections at once: slow ones, too many, and none left to accept with.
+
+Each test serves in this process, so that the server's own counters can be asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import resource
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import bjoern
+
+SLOW_CLIENTS = 2000
+GUARD = 60.0  # seconds: a test that hangs ends
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def get(server: bjoern.Server) -> bytes:
+    """One request on a connection of its own."""
+    host, port = server.addresses[0]
+    client = http.client.HTTPConnection(host, int(port), timeout=GUARD)
+    with contextlib.closing(client):
+        client.request("GET", "/")
+        return client.getresponse().read()
+
+
+def connect(server: bjoern.Server) -> socket.socket:
+    host, port = server.addresses[0]
+    return socket.create_connection((host, int(port)), timeout=GUARD)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many descriptors as this test needs, both ends of a connection being in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * SLOW_CLIENTS + 500
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"needs {needed} descriptors, and the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_two_thousand_slow_clients_cost_the_others_nothing(many_files: None) -> None:
+    """They send a byte a second; others are served meanwhile; after `header_timeout` all of them are gone."""
+    request = b"GET / HTTP/1.1\r\nHost: slow.example\r\n\r\n"
+    with bjoern.Server(hello, "127.0.0.1:0", header_timeout=4.0, max_connections=SLOW_CLIENTS + 100) as server:
+        slow = [connect(server) for _ in range(SLOW_CLIENTS)]
+        told: dict[socket.socket, bytes] = {}
+        pulse = threading.Event()
+        try:
+            for byte in request:  # far longer than the timeout, at this pace
+                for client in slow:
+                    if client not in told:
+                        with contextlib.suppress(OSError):
+                            client.sendall(bytes([byte]))
+                assert [get(server) for _ in range(20)] == [b"hello"] * 20
+                poll = select.poll()
+                waiting = {client.fileno(): client for client in slow if client not in told}
+                for descriptor in waiting:
+                    poll.register(descriptor, select.POLLIN)
+                for descriptor, _ in poll.poll(0):
+                    told[waiting[descriptor]] = waiting[descriptor].recv(1000)
+                if len(told) == SLOW_CLIENTS:
+                    break
+                pulse.wait(1.0)  # the pace of the slow clients
+        finally:
+            for client in slow:
+                client.close()
+        assert len(told) == SLOW_CLIENTS, "all are gone before they could finish"
+        assert {answer[:12] for answer in told.values()} == {b"HTTP/1.1 408"}
+        assert server.stats()["header_timeout"] == SLOW_CLIENTS
+        assert get(server) == b"hello"
+
+
+def test_past_max_connections_others_wait_and_are_served_when_one_ends() -> None:
+    with bjoern.Server(hello, "127.0.0.1:0", max_connections=3) as server:
+        held = [connect(server) for _ in range(3)]
+        for client in held:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        waiting = connect(server)
+        waiting.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert server.stats()["connections"] == 3
+        assert not select.select([waiting], [], [], 0.2)[0], "it waits in the queue"
+        held.pop().close()
+        assert waiting.recv(1000).startswith(b"HTTP/1.1 200")
+        assert server.stats()["connections"] == 4
+        for client in [*held, waiting]:
+            client.close()
+
+
+def test_out_of_descriptors_it_rests_and_recovers() -> None:
+    """EMFILE on accept: those who are connected are served, the others when descriptors are free again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with bjoern.Server(hello, "127.0.0.1:0", max_connections=10_000) as server:
+        early = connect(server)
+        early.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert early.recv(1000).startswith(b"HTTP/1.1 200")
+        late = socket.socket()
+        late.settimeout(GUARD)
+        fillers: list[socket.socket] = []
+        try:
+            # No descriptor above the last, and none free below it: accept(2) fails, while what is open goes on.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    fillers.append(socket.socket())
+            host, port = server.addresses[0]
+            late.connect((host, int(port)))
+            late.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            while not server.stats()["accept_errors"]:
+                assert not select.select([late], [], [], 0.05)[0]
+            early.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert early.recv(1000).startswith(b"HTTP/1.1 200")
+            before = server.stats()["accept_errors"]
+            assert not select.select([late], [], [], 0.5)[0], "it waits in the queue"
+            assert server.stats()["accept_errors"] - before < 50, "a loop that spins fails thousands of times"
+        finally:
+            for filler in fillers:
+                filler.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert late.recv(1000).startswith(b"HTTP/1.1 200")
+        early.close()
+        late.close()
