@@ -1,8 +1,14 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
 
+//! Must not know: how a file is sent.
+
+use std::fs::File;
+
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+
+use crate::ffi::duplicate;
 
 /// Iterates over a file in blocks. `FileWrapper(file[, blocksize])`, positional only; `blocksize` in bytes.
 #[pyclass(module = "bjoern", frozen)]
@@ -38,6 +44,49 @@ impl FileWrapper {
             Err(error) if error.is_instance_of::<PyAttributeError>(py) => Ok(()),
             result => result.map(drop),
         }
+    }
+}
+
+/// What the kernel can send by itself: a part of a regular file, under a descriptor of our own.
+pub struct FilePart {
+    pub file: File,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl FileWrapper {
+    /// What is left of the file, from where it has been read to; `None` for what is no plain file.
+    ///
+    /// Only the types of `io` are asked, and `tempfile`'s wrapper around them: others may have a descriptor and give
+    /// something else when read (`gzip`).
+    ///
+    /// # Errors
+    /// What `tell()` raises, and the system of the descriptor.
+    pub fn file_part(&self, py: Python<'_>) -> PyResult<Option<FilePart>> {
+        let mut file = self.file.bind(py).clone();
+        if file.get_type().name()? == "_TemporaryFileWrapper" {
+            file = file.getattr(intern!(py, "file"))?;
+        }
+        let io = py.import(intern!(py, "io"))?;
+        let is = |object: &Bound<'_, PyAny>, name: &str| Ok::<_, PyErr>(object.get_type().is(&io.getattr(name)?));
+        let buffered = is(&file, "BufferedReader")? || is(&file, "BufferedRandom")?;
+        let raw = if buffered { file.getattr(intern!(py, "raw"))? } else { file.clone() };
+        if !is(&raw, "FileIO")? {
+            return Ok(None);
+        }
+        let descriptor = duplicate(raw.call_method0(intern!(py, "fileno"))?.extract()?)?;
+        let part = File::from(descriptor);
+        let status = part.metadata()?;
+        if !status.is_file() {
+            return Ok(None);
+        }
+        if buffered && is(&file, "BufferedRandom")? {
+            file.call_method0(intern!(py, "flush"))?; // what was written must be in the file
+        }
+        // Not the descriptor's own offset: a reader with a buffer is ahead of what has been read from it.
+        let offset: u64 = file.call_method0(intern!(py, "tell"))?.extract()?;
+        let len = part.metadata()?.len().saturating_sub(offset);
+        Ok(Some(FilePart { file: part, offset, len }))
     }
 }
 

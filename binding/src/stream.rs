@@ -14,7 +14,8 @@ use crate::wsgi::Reply;
 /// The rest of a response.
 pub struct Stream {
     iterable: Py<PyAny>,
-    iterator: Py<PyIterator>,
+    /// What is left to be asked for; nothing where a file has been handed over whole.
+    iterator: Option<Py<PyIterator>>,
     start_response: Py<StartResponse>,
     /// The file behind `wsgi.input`, where the body is in one.
     pub input: Option<Py<PyAny>>,
@@ -28,10 +29,16 @@ impl Stream {
     pub fn new(iterable: &Bound<'_, PyAny>, start_response: &Bound<'_, StartResponse>) -> PyResult<Stream> {
         Ok(Stream {
             iterable: iterable.clone().unbind(),
-            iterator: iterable.try_iter()?.unbind(),
+            iterator: Some(iterable.try_iter()?.unbind()),
             start_response: start_response.clone().unbind(),
             input: None,
         })
+    }
+
+    /// A response that needs nothing more of the application but its `close()`, when everything has been sent.
+    pub fn sent(iterable: &Bound<'_, PyAny>, start_response: &Bound<'_, StartResponse>) -> Stream {
+        let (iterable, start_response) = (iterable.clone().unbind(), start_response.clone().unbind());
+        Stream { iterable, iterator: None, start_response, input: None }
     }
 
     /// `start_response`, which may be called as late as the first block (PEP 3333).
@@ -41,8 +48,8 @@ impl Stream {
 
     /// The next block, if there is one; `None` at the end. Nothing of the server is held meanwhile.
     pub fn advance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let Some(block) = self.iterator.bind(py).clone().next() else { return Ok(None) };
-        block_of(&block?).map(Some)
+        let next = self.iterator.as_ref().and_then(|iterator| iterator.bind(py).clone().next());
+        next.map(|block| block_of(&block?)).transpose()
     }
 
     /// Calls the iterable's `close()`, where it has one, and closes the input.

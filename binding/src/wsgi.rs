@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::Environs;
 use crate::ffi::{Block, is_unshared};
+use crate::file_wrapper::FileWrapper;
 use crate::start_response::StartResponse;
 use crate::stream::{Outcome, Stream, block_of, close, send};
 
@@ -117,13 +118,13 @@ impl Wsgi {
             Ok(false) => Progress::Done,
             Err(error) => self.failed(py, error, &reply),
         };
-        self.end(py, stream);
+        self.end(py, *stream);
         self.recycle(start_response);
         (reply, outcome)
     }
 
     /// Ends a response's iterable. What its `close()` raises does not change the response any more.
-    fn end(&self, py: Python<'_>, stream: Box<Stream>) {
+    fn end(&self, py: Python<'_>, stream: Stream) {
         if let Err(error) = stream.close(py) {
             self.report(py, error);
         }
@@ -171,6 +172,13 @@ fn respond(
     if let Ok(block) = returned.cast::<PyBytes>() {
         whole(reply, start_response, block)?;
         return Ok(Progress::Done);
+    }
+    if let Ok(wrapper) = returned.cast_exact::<FileWrapper>()
+        && let Some(part) = wrapper.get().file_part(returned.py())?
+    {
+        start_response.get().start(reply, Some(part.len))?;
+        reply.file(part.file, part.offset, part.len);
+        return Ok(Progress::More(Box::new(Stream::sent(returned, start_response))));
     }
     // Lists and tuples have all their blocks at hand: none waits for the application, so they may leave together.
     let blocks = if let Ok(list) = returned.cast_exact::<PyList>() {
@@ -221,7 +229,7 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn close(&self, stream: Box<Stream>) {
-        Python::attach(|py| self.end(py, stream));
+        Python::attach(|py| self.end(py, *stream));
     }
 
     fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {

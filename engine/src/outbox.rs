@@ -2,6 +2,7 @@
 //! Must not know: framing; it holds wire bytes.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice};
 
 use crate::io::Socket;
@@ -23,18 +24,21 @@ pub enum Flushed {
     Paused,
 }
 
-/// Wire bytes: copied, or a part of a block of the application's.
+/// Wire bytes: copied, a part of a block of the application's, or of a file.
 #[derive(Debug)]
 enum Piece<B> {
     Bytes(Vec<u8>),
     Block { block: B, start: usize, end: usize },
+    File { file: File, offset: u64, len: u64 },
 }
 
 impl<B: AsRef<[u8]>> Piece<B> {
-    fn bytes(&self) -> &[u8] {
+    /// The bytes, where they are in memory.
+    fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Piece::Bytes(bytes) => bytes,
-            Piece::Block { block, start, end } => &block.as_ref()[*start..*end],
+            Piece::Bytes(bytes) => Some(bytes),
+            Piece::Block { block, start, end } => Some(&block.as_ref()[*start..*end]),
+            Piece::File { .. } => None,
         }
     }
 }
@@ -75,6 +79,13 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
+    /// Appends `len` bytes of `file` from `offset` on.
+    pub fn push_file(&mut self, file: File, offset: u64, len: u64) {
+        if len > 0 {
+            self.pieces.push_back(Piece::File { file, offset, len });
+        }
+    }
+
     /// Hands over as much as the system takes and the budget allows. `progress` is set where anything went.
     pub fn flush(&mut self, socket: &mut impl Socket, progress: &mut bool) -> io::Result<Flushed> {
         let mut budget = BYTES_PER_FLUSH;
@@ -82,19 +93,20 @@ impl<B: AsRef<[u8]>> Outbox<B> {
             if budget == 0 {
                 return Ok(Flushed::Paused);
             }
-            let mut slices = [IoSlice::new(&[]); PIECES_PER_SEND];
-            let mut skip = self.sent;
-            let mut count = 0;
-            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-                *slice = IoSlice::new(&piece.bytes()[skip..]);
-                skip = 0;
-                count += 1;
-            }
-            match socket.send(&slices[..count]) {
+            let sent = match self.pieces.front_mut() {
+                Some(Piece::File { file, offset, len }) => {
+                    let sent = send_file(socket, file, offset, len, budget);
+                    if *len == 0 {
+                        self.pieces.pop_front();
+                    }
+                    sent
+                }
+                _ => self.send_memory(socket),
+            };
+            match sent {
                 Ok(sent) => {
                     *progress |= sent > 0;
                     budget = budget.saturating_sub(sent);
-                    self.forget(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -106,15 +118,42 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         Ok(Flushed::All)
     }
 
-    fn forget(&mut self, sent: usize) {
+    /// Sends the pieces in memory that stand before the first file, with one call.
+    fn send_memory(&mut self, socket: &mut impl Socket) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); PIECES_PER_SEND];
+        let mut skip = self.sent;
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(self.pieces.iter().map_while(Piece::bytes)) {
+            *slice = IoSlice::new(&bytes[skip..]);
+            skip = 0;
+            count += 1;
+        }
+        let sent = socket.send(&slices[..count])?;
         self.sent += sent;
-        while let Some(first) = self.pieces.front() {
-            let len = first.bytes().len();
-            if self.sent < len {
+        while let Some(bytes) = self.pieces.front().and_then(Piece::bytes) {
+            if self.sent < bytes.len() {
                 break;
             }
-            self.sent -= len;
+            self.sent -= bytes.len();
             self.pieces.pop_front();
         }
+        Ok(sent)
     }
+}
+
+fn send_file(
+    socket: &mut impl Socket,
+    file: &File,
+    offset: &mut u64,
+    len: &mut u64,
+    budget: usize,
+) -> io::Result<usize> {
+    let sent = socket.send_file(file, *offset, usize::try_from(*len).unwrap_or(usize::MAX).min(budget))?;
+    if sent == 0 {
+        // Somebody has cut the file short since its length was announced.
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    *offset += sent as u64;
+    *len -= sent as u64;
+    Ok(sent)
 }

@@ -3,6 +3,7 @@
 //! Invariant: never two framings on the wire, never more or less than the `Content-Length` of a kept connection.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
@@ -132,6 +133,24 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
             sent -= data.len();
         }
         connection.outbox.push_bytes(&tail[sent..]);
+    }
+
+    /// Adds `len` bytes of `file` from `offset` on as the rest of the body, whose framing must be by length: see
+    /// [`Reply::start`] with `whole`. They are sent without being read into memory.
+    pub fn file(&mut self, file: File, offset: u64, len: u64) {
+        let answer = &mut self.connection.answer;
+        let len = match &mut answer.framing {
+            ResponseFraming::Length(left) => {
+                let fits = len.min(*left);
+                *left -= fits;
+                fits
+            }
+            ResponseFraming::UntilClose => len,
+            ResponseFraming::Nothing | ResponseFraming::Chunked => return,
+        };
+        self.connection.outbox.push_bytes(&self.outgoing.bytes);
+        self.outgoing.bytes.clear();
+        self.connection.outbox.push_file(file, offset, len);
     }
 
     /// For `write()`: adds a block and hands over everything, blocking the thread for as long as the peer needs.

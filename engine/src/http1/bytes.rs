@@ -21,7 +21,7 @@ const CLASSES: [u8; 256] = {
         if b > b' ' && b < 0x7f {
             class |= TARGET;
         }
-        if b.is_ascii_alphanumeric() || is_one_of(b, b"-._~%!$&'()*+,;=:[]") {
+        if b.is_ascii_alphanumeric() || is_one_of(b, b"-._~%!$&'()*+,;=") {
             class |= HOST;
         }
         classes[byte] = class;
@@ -56,7 +56,7 @@ pub fn is_target(byte: u8) -> bool {
     CLASSES[byte as usize] & TARGET != 0
 }
 
-/// A byte of `uri-host [ ":" port ]` (RFC 3986, section 3.2.2).
+/// A byte of a `reg-name`, `%` of an escape among them (RFC 3986, section 3.2.2).
 pub fn is_host(byte: u8) -> bool {
     CLASSES[byte as usize] & HOST != 0
 }

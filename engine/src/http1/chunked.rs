@@ -13,7 +13,15 @@ enum State {
     SizeStart,
     Size,
     SizeBlank,
-    Extension,
+    NameStart,
+    Name,
+    NameBlank,
+    ValueStart,
+    Value,
+    Quoted,
+    QuotedPair,
+    ValueEnd,
+    ValueBlank,
     SizeLf,
     Data,
     DataCr,
@@ -44,6 +52,7 @@ pub enum Piece<'a> {
 pub struct Decoder {
     state: State,
     left: u64,
+    /// Bytes of the size and its extensions so far.
     extension: u16,
     trailer: u32,
     max_trailer: u32,
@@ -103,11 +112,20 @@ impl Decoder {
             (State::Size, b'\r') => Ok(State::SizeLf),
             // Blanks are "bad whitespace": accepted before an extension, nowhere else (RFC 9112, section 7.1.1).
             (State::Size | State::SizeBlank, b' ' | b'\t') => self.extension_byte(State::SizeBlank),
-            (State::Size | State::SizeBlank, b';') => self.extension_byte(State::Extension),
+            (State::Size | State::SizeBlank, b';') => self.extension_byte(State::NameStart),
             (State::SizeStart | State::Size | State::SizeBlank, _) => Err(Reject::BadChunkSize),
-            (State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Extension, _) if bytes::is_value(byte) => self.extension_byte(State::Extension),
-            (State::Extension, _) => Err(Reject::BadChunkExtension),
+            (
+                State::NameStart
+                | State::Name
+                | State::NameBlank
+                | State::ValueStart
+                | State::Value
+                | State::Quoted
+                | State::QuotedPair
+                | State::ValueEnd
+                | State::ValueBlank,
+                _,
+            ) => self.extension(byte),
             (State::SizeLf, b'\n') if self.left == 0 => Ok(State::TrailerStart),
             (State::SizeLf, b'\n') => Ok(State::Data),
             (State::SizeLf, _) => Err(Reject::BadChunkSize),
@@ -126,6 +144,30 @@ impl Decoder {
             }
             (State::Data | State::Done, _) => unreachable!("data and the end are not stepped through"),
         }
+    }
+
+    /// `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )` (RFC 9112, section 7.1.1), behind a `;`.
+    fn extension(&mut self, byte: u8) -> Result<State, Reject> {
+        use State::*;
+        let blank = matches!(byte, b' ' | b'\t');
+        let token = bytes::is_token(byte);
+        let next = match (self.state, byte) {
+            (Name | Value | ValueEnd, b'\r') => return Ok(SizeLf),
+            (Quoted, b'"') => ValueEnd,
+            (Quoted, b'\\') => QuotedPair,
+            (Quoted | QuotedPair, _) if bytes::is_value(byte) => Quoted,
+            (NameStart, _) if blank => NameStart,
+            (NameStart | Name, _) if token => Name,
+            (Name | NameBlank, b'=') => ValueStart,
+            (Name | NameBlank | Value | ValueEnd | ValueBlank, b';') => NameStart,
+            (Name | NameBlank, _) if blank => NameBlank,
+            (ValueStart, _) if blank => ValueStart,
+            (ValueStart, b'"') => Quoted,
+            (ValueStart | Value, _) if token => Value,
+            (Value | ValueEnd | ValueBlank, _) if blank => ValueBlank,
+            _ => return Err(Reject::BadChunkExtension),
+        };
+        self.extension_byte(next)
     }
 
     fn size_digit(&mut self, byte: u8) -> Result<State, Reject> {
@@ -207,6 +249,13 @@ mod tests {
         check(b"5\nhello\r\n", Err(BadChunkSize));
         check(b"5\r\r\nhello\r\n", Err(BadChunkSize));
         check(b"10000000000000000\r\n", Err(BadChunkSize));
+        check(b"5;a;b = \"\\\"\" ; c\r\nhello\r\n0\r\n\r\n", Ok(b"hello"));
+        check(b"5;\r\nhello\r\n", Err(BadChunkExtension));
+        check(b"5;a=\r\nhello\r\n", Err(BadChunkExtension));
+        check(b"5;a b\r\nhello\r\n", Err(BadChunkExtension));
+        check(b"5;a \r\nhello\r\n", Err(BadChunkExtension));
+        check(b"5;a=\"b\r\nhello\r\n", Err(BadChunkExtension));
+        check(b"5;a=\"b\"c\r\nhello\r\n", Err(BadChunkExtension));
         check(b"5;a\nhello\r\n", Err(BadChunkExtension));
         check(b"5;a\x00b\r\nhello\r\n", Err(BadChunkExtension));
         check(b"5\r\nhello0\r\n\r\n", Err(BadChunkEnd));

@@ -93,7 +93,7 @@ impl Head {
             match field.known {
                 names::HOST => {
                     hosts += 1;
-                    if !value.iter().all(|byte| bytes::is_host(*byte)) {
+                    if !target::is_authority(value) {
                         return Err(Reject::BadHost);
                     }
                 }
@@ -230,6 +230,7 @@ impl Scan {
         self.at = window.len() as u32;
         match (window.len() == max_head, self.line) {
             (false, _) => Ok(None),
+            (true, 0) if memchr::memchr(b' ', window).is_none() => Err(Reject::MethodTooLong),
             (true, 0) => Err(Reject::TargetTooLong),
             (true, _) => Err(Reject::HeadTooLarge),
         }

@@ -8,6 +8,7 @@
 pub enum Reject {
     BadRequestLine,
     BadMethod,
+    MethodTooLong,
     BadTarget,
     BadEscape,
     BadVersion,
@@ -46,9 +47,10 @@ use Reject::*;
 
 impl Reject {
     /// Every refusal, in the order of the counters.
-    pub const ALL: [Reject; 34] = [
+    pub const ALL: [Reject; 35] = [
         BadRequestLine,
         BadMethod,
+        MethodTooLong,
         BadTarget,
         BadEscape,
         BadVersion,
@@ -91,7 +93,7 @@ impl Reject {
             TargetTooLong => "414 URI Too Long",
             ExpectationFailed => "417 Expectation Failed",
             HeadTooLarge | TooManyFields | TrailerTooLarge => "431 Request Header Fields Too Large",
-            ConnectRefused | UnknownTransferCoding => "501 Not Implemented",
+            ConnectRefused | MethodTooLong | UnknownTransferCoding => "501 Not Implemented",
             StorageUnavailable => "503 Service Unavailable",
             VersionNotSupported => "505 HTTP Version Not Supported",
             _ => "400 Bad Request",
@@ -103,6 +105,7 @@ impl Reject {
         match self {
             BadRequestLine => "bad_request_line",
             BadMethod => "bad_method",
+            MethodTooLong => "method_too_long",
             BadTarget => "bad_target",
             BadEscape => "bad_escape",
             BadVersion => "bad_version",

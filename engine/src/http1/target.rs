@@ -1,6 +1,8 @@
 //! Request targets: which form, where the path and the query are; percent-decoding.
 //! Knows: RFC 9112 section 3.2, RFC 3986.   Must not know: fields, WSGI.
 
+use std::net::Ipv6Addr;
+
 use super::{Reject, bytes};
 
 /// A part of a head: bytes `start..end` of it.
@@ -55,7 +57,8 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
             let authority_at = scheme_len(target).ok_or(Reject::BadTarget)?;
             let rest = &target[authority_at..];
             let len = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-            if len == 0 || !rest[..len].iter().all(|byte| bytes::is_host(*byte)) {
+            // An http URI has a host (RFC 9110, section 4.2.1), though a `Host` field may be empty.
+            if matches!(rest[..len], [] | [b':', ..]) || !is_authority(&rest[..len]) {
                 return Err(Reject::BadTarget);
             }
             parts.authority = Some(Span::new(at + authority_at, at + authority_at + len));
@@ -68,6 +71,42 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
     parts.query = if question < end { Span::new(at + question + 1, at + end) } else { Span::new(at + end, at + end) };
     parts.escaped = escapes(&target[path_at..question])?;
     Ok(parts)
+}
+
+/// Whether `authority` is `uri-host [ ":" port ]`, the host possibly empty (RFC 9110, section 7.2; RFC 3986, section 3.2).
+pub fn is_authority(authority: &[u8]) -> bool {
+    let (host_is_good, rest) = match authority {
+        [b'[', literal @ ..] => match memchr::memchr(b']', literal) {
+            Some(end) => (is_ip_literal(&literal[..end]), &literal[end + 1..]),
+            None => return false,
+        },
+        _ => {
+            let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
+            let (name, rest) = authority.split_at(end);
+            (name.iter().all(|byte| bytes::is_host(*byte)) && escapes(name).is_ok(), rest)
+        }
+    };
+    let port_is_good = match rest {
+        [] => true,
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    host_is_good && port_is_good
+}
+
+/// What stands in brackets: an IPv6 address, or one of a version to come (RFC 3986, section 3.2.2).
+fn is_ip_literal(literal: &[u8]) -> bool {
+    match literal {
+        [b'v' | b'V', version @ ..] => match version.iter().position(|byte| *byte == b'.') {
+            Some(dot @ 1..) => {
+                let (digits, address) = (&version[..dot], &version[dot + 1..]);
+                let good = |byte: &u8| *byte == b':' || (bytes::is_host(*byte) && *byte != b'%');
+                digits.iter().all(u8::is_ascii_hexdigit) && !address.is_empty() && address.iter().all(good)
+            }
+            _ => false,
+        },
+        _ => std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
+    }
 }
 
 /// The length of `http://` or `https://` at the start of an absolute target.
@@ -157,6 +196,21 @@ mod tests {
         ];
         for (method, target, want) in rows {
             assert_eq!(parts(method, target), *want, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn authorities_follow_rfc_3986_section_3_2() {
+        for good in
+            ["", "h", "h:80", "h:", ":80", "a.b-c_d~e", "a%2Db", "1.2.3.4:5", "[::1]", "[::1]:80", "[v1.a:b]", "a,b"]
+        {
+            assert!(is_authority(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "h:a", "h:1:2", "h:+1", "::1", "[::1", "[::1]x", "[h]", "[]", "[v1.]", "h]", "a b", "u@h", "h%zz", "h/",
+            "ü",
+        ] {
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! The door to the kernel: readiness, connections, clocks. The simulator has a door of its own behind the same traits.
 //! Must not know: HTTP, requests, limits.
 
+mod platform;
 mod system;
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -69,6 +71,9 @@ pub trait Socket: Send + Sync + 'static {
 
     /// Sends the pieces in their order, as much as fits now. Never raises SIGPIPE.
     fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Sends up to `len` bytes of `file` from `offset` on; `Ok(0)` where the file ends before.
+    fn send_file(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize>;
 
     /// Ends the sending direction, so that the peer sees the end while it may still be sending.
     fn shutdown_write(&mut self) -> io::Result<()>;

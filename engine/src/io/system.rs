@@ -1,6 +1,7 @@
 //! The kernel's own door: mio's poller (epoll, kqueue), sockets by rustix.
 //! Invariant: a socket is registered once, for both directions, edge-triggered; closing it is all the clean-up there is.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,10 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getsockname, recv, send, sendmsg, shutdown, sockopt,
-};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, Shutdown, getsockname, recv, send, sendmsg, shutdown, sockopt};
 
+use super::platform;
 use super::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
 
 /// Events taken from the kernel in one wait; what does not fit comes with the next.
@@ -42,7 +42,7 @@ impl System {
     pub fn new(listeners: Vec<OwnedFd>) -> io::Result<System> {
         let poll = Poll::new()?;
         for (index, listener) in listeners.iter().enumerate() {
-            if !sockopt::socket_acceptconn(listener)? {
+            if !platform::is_listening(listener.as_fd())? {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
             }
             rustix::io::ioctl_fionbio(listener, true)?;
@@ -106,7 +106,7 @@ impl Net for System {
         let Some(listener) = self.listeners.get(listener) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let (socket, address) = accept(listener.as_fd())?;
+        let (socket, address) = platform::accept(listener.as_fd())?;
         Ok((SystemSocket(socket), address.map(Peer::new).unwrap_or_default()))
     }
 
@@ -143,42 +143,6 @@ impl Net for System {
     }
 }
 
-/// Non-blocking and closed on exec, in one call where the kernel has it.
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-))]
-fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-    use rustix::net::{SocketFlags, acceptfrom_with};
-    let (socket, address) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
-}
-
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd"
-)))]
-fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-    let (socket, address) = rustix::net::acceptfrom(listener)?;
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&socket, true)?;
-    let _ = sockopt::set_tcp_nodelay(&socket, true);
-    #[cfg(target_vendor = "apple")]
-    sockopt::set_socket_nosigpipe(&socket, true)?;
-    Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
-}
-
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::NOSIGNAL;
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::empty();
-
 /// A connected socket of the kernel's.
 #[derive(Debug)]
 pub struct SystemSocket(OwnedFd);
@@ -191,9 +155,13 @@ impl Socket for SystemSocket {
 
     fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(match pieces {
-            [piece] => send(&self.0, piece, SEND)?,
-            _ => sendmsg(&self.0, pieces, &mut SendAncillaryBuffer::default(), SEND)?,
+            [piece] => send(&self.0, piece, platform::SEND)?,
+            _ => sendmsg(&self.0, pieces, &mut SendAncillaryBuffer::default(), platform::SEND)?,
         })
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        platform::send_file(self.0.as_fd(), file, offset, len)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

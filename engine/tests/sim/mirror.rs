@@ -21,8 +21,9 @@ impl<S: Socket> App<S> for Mirror {
         let saw = saw(request.method(), request.target(), body);
         let mut head = ResponseHead::default();
         let fields = head.begin(b"200 OK").and_then(|()| head.field(b"Saw", saw.as_bytes()));
+        let fields = fields.and_then(|()| head.field(b"Content-Length", b"0"));
         fields.unwrap_or_else(|bad| panic!("{bad}"));
-        reply.start(&head, Some(0));
+        reply.start(&head, None);
         (reply, Progress::Done)
     }
 

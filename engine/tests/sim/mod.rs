@@ -5,7 +5,9 @@
 pub mod mirror;
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -364,6 +366,12 @@ impl Socket for SimSocket {
             wire.take(usize::MAX);
         }
         Ok(len)
+    }
+
+    fn send_file(&mut self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        let mut bytes = vec![0; len];
+        let read = file.read_at(&mut bytes, offset)?;
+        if read == 0 { Ok(0) } else { self.send(&[IoSlice::new(&bytes[..read])]) }
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

@@ -1,0 +1,100 @@
+//! What differs between kernels: accepting, listening, SIGPIPE, sending a file. Linux first, then the BSDs and macOS.
+//! Must not know: the poller, connections.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::net::SendFlags;
+
+#[cfg(not(target_vendor = "apple"))]
+mod only {
+    use super::*;
+    use rustix::net::{SocketFlags, acceptfrom_with, sockopt};
+
+    /// No SIGPIPE for what the peer does not take.
+    pub const SEND: SendFlags = SendFlags::NOSIGNAL;
+
+    pub fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
+        Ok(sockopt::socket_acceptconn(socket)?)
+    }
+
+    /// Non-blocking and closed on exec, in one call.
+    pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        let (socket, address) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
+    }
+}
+
+#[cfg(target_vendor = "apple")]
+mod only {
+    use super::*;
+    use rustix::net::sockopt;
+
+    pub const SEND: SendFlags = SendFlags::empty();
+
+    /// The kernel does not tell; what does not listen fails at the first accept.
+    pub fn is_listening(_socket: BorrowedFd<'_>) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        let (socket, address) = rustix::net::acceptfrom(listener)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        sockopt::set_socket_nosigpipe(&socket, true)?;
+        Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
+    }
+}
+
+pub use only::{SEND, accept, is_listening};
+
+/// Sends up to `len` bytes of `file` from `offset` on without taking them through memory; 0 at the file's end.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    let mut offset = offset;
+    Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
+}
+
+/// The BSDs' form: it tells how much was sent even where it stops early.
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_vendor = "apple"))]
+pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    use nix::sys::sendfile::sendfile;
+    use std::os::fd::AsFd;
+
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    #[cfg(target_os = "freebsd")]
+    let (result, sent) = {
+        let flags = nix::sys::sendfile::SfFlags::empty();
+        sendfile(file.as_fd(), socket, offset, Some(len), None, None, flags, 0)
+    };
+    #[cfg(target_os = "dragonfly")]
+    let (result, sent) = sendfile(file.as_fd(), socket, offset, Some(len), None, None);
+    #[cfg(target_vendor = "apple")]
+    let (result, sent) = sendfile(file.as_fd(), socket, offset, i64::try_from(len).ok(), None, None);
+    match (result, usize::try_from(sent).unwrap_or(0)) {
+        (Err(error), 0) => Err(error.into()),
+        (_, sent) => Ok(sent),
+    }
+}
+
+/// For everybody else: read, and send what was read.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_vendor = "apple"
+)))]
+pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+
+    let mut buffer = [0; 64 * 1024];
+    let len = len.min(buffer.len());
+    let read = file.read_at(&mut buffer[..len], offset)?;
+    if read == 0 {
+        return Ok(0);
+    }
+    Ok(rustix::net::send(socket, &buffer[..read], SEND)?)
+}
