@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from . import _bjoern, addresses, sockets  # noqa: F401
 from ._bjoern import features, version
 from .options import Options, check_names
-from .server import Server, check_callable
+from .server import Server
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
 if TYPE_CHECKING:
@@ -109,14 +109,13 @@ def server_run(
 ) -> None:
     """Serves on a socket, or a descriptor, that listens already; it is left open. Otherwise as `run`."""
     _ignore_statsd(statsd or enable_statsd)
-    check_callable(wsgi_app)
     check_names("server_run", options)
     Server(wsgi_app, sockets=[sock], **options).run()
 
 
 def _ignore_statsd(wanted: Mapping[str, Any] | bool | None) -> None:
     if isinstance(wanted, Mapping):
-        wanted = bool(wanted.get("enable", True))
+        wanted = bool(wanted and wanted.get("enable", True))
     if wanted and not features["has_statsd"]:
         warnings.warn(
             "statsd= is accepted but nothing is sent: this bjoern has no statsd support", RuntimeWarning, stacklevel=3

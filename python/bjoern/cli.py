@@ -23,12 +23,10 @@ from typing import Any, NoReturn
 from . import __version__, addresses, loader, options
 from .addresses import Address, TcpAddress
 from .options import Options
-from .server import Server, url_of
+from .server import DEFAULT_ADDRESS, Server, url_of
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
 EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
-
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
 _GROUPS = {"limits": "limits", "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)", "protocol": "protocol"}
 
@@ -43,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _serve(chosen: argparse.Namespace) -> int:
     try:
-        keywords = _keywords(chosen)
-        Options.resolve("bjoern", keywords)
+        # Resolved before the application is imported, which may change the environment.
+        keywords = dataclasses.asdict(Options.resolve("bjoern", _keywords(chosen)))
         binds = _binds(chosen, os.environ)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))
@@ -57,12 +55,11 @@ def _serve(chosen: argparse.Namespace) -> int:
         return 0
     try:
         server = Server(app, binds, reuse_port=chosen.reuse_port, backlog=chosen.backlog, **keywords)
+        server.run(ready=lambda: print(_announcement(server), file=sys.stderr, flush=True))
     except socket.gaierror as error:
         _fail(EXIT_USAGE, str(error.strerror))
     except OSError as error:
         _fail(EXIT_SYSTEM, _explained(error))
-    print(_announcement(server), file=sys.stderr, flush=True)
-    server.run()
     return 0
 
 
@@ -93,7 +90,7 @@ def _parser() -> _Parser:
         metavar="ADDR",
         action="append",
         help="HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N; may be given again "
-        f"(default: {DEFAULT_HOST}:{DEFAULT_PORT}, or 0.0.0.0:$PORT where PORT is set)",
+        f"(default: {DEFAULT_ADDRESS}, or 0.0.0.0:$PORT where PORT is set)",
     )
     where.add_argument("--host", help="the host of --bind HOST:PORT")
     where.add_argument("--port", metavar="N", help="its port; 0 for a free one")
@@ -156,14 +153,14 @@ def _binds(chosen: argparse.Namespace, environ: Mapping[str, str]) -> list[Addre
         raise ValueError("--bind and --host or --port exclude each other; put both into --bind HOST:PORT")
     if chosen.bind:
         return [_labelled("--bind", addresses.parse, text) for text in chosen.bind]
-    port = _labelled("PORT", addresses.port_number, environ.get("PORT") or DEFAULT_PORT)
+    port = _labelled("PORT", addresses.port_number, environ.get("PORT") or DEFAULT_ADDRESS.port)
     if chosen.host is not None or chosen.port is not None:
         if chosen.port is not None:
             port = _labelled("--port", addresses.port_number, chosen.port)
-        return [addresses.from_pair(DEFAULT_HOST if chosen.host is None else chosen.host, port)]
+        return [addresses.from_pair(DEFAULT_ADDRESS.host if chosen.host is None else chosen.host, port)]
     if named := environ.get("BJOERN_BIND", "").replace(",", " ").split():
         return [_labelled("BJOERN_BIND", addresses.parse, text) for text in named]
-    return [TcpAddress("0.0.0.0" if environ.get("PORT") else DEFAULT_HOST, port)]
+    return [TcpAddress("0.0.0.0" if environ.get("PORT") else DEFAULT_ADDRESS.host, port)]
 
 
 def _labelled(label: str, read: Any, text: Any) -> Any:
@@ -180,7 +177,7 @@ def _announcement(server: Server) -> str:
 
 
 def _explained(error: OSError) -> str:
-    """An error of binding, with the address and the flag to try."""
+    """An error of the system; one of binding with the address and the flag to try."""
     if error.filename is None:
         return error.strerror or str(error)
     address = addresses.parse(error.filename)

@@ -35,8 +35,11 @@ def load(target: str) -> Any:
     """
     name, _, expression = target.partition(":")
     if os.sep in name or (name.endswith(".py") and os.path.exists(name)):
-        module = os.path.normpath(name).removesuffix(".py").strip(os.sep).replace(os.sep, ".")
-        raise LoadError(f"{name!r} is a file, not a module: use {module}:{expression or 'app'}")
+        path = os.path.relpath(name).removesuffix(".py")
+        folder = "" if not path.startswith(os.pardir) else os.path.dirname(path)
+        module = path.removeprefix(folder).strip(os.sep).replace(os.sep, ".")
+        where = f", in the directory {folder}" if folder else ""
+        raise LoadError(f"{name!r} is a file, not a module: use {module}:{expression or 'app'}{where}")
     if os.getcwd() not in sys.path[:1]:
         sys.path.insert(0, os.getcwd())
     module_object = _import(name)

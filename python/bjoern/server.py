@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import addresses
 from ._bjoern import Engine
-from .addresses import Address
+from .addresses import Address, TcpAddress
 from .options import Options
 from .signals import ShutdownSignals
 from .sockets import DEFAULT_LISTEN_BACKLOG, SocketLike, bind_all, descriptor
@@ -24,7 +24,7 @@ from .sockets import DEFAULT_LISTEN_BACKLOG, SocketLike, bind_all, descriptor
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-DEFAULT_BIND = "127.0.0.1:8000"
+DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
 
 Bind = str | Address
 
@@ -72,9 +72,10 @@ class Server:
         """The first address as a URL, or as "unix:/PATH"."""
         return url_of(self.addresses[0])
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serves until stopped, then finishes the requests at hand; to be called once.
 
+        `ready` is called just before it serves: from then on signals stop it as they should.
         In the main thread it heeds signals, see `bjoern.signals.ShutdownSignals`: KeyboardInterrupt after SIGINT,
         death by SIGTERM. Raises, after the drain, what a signal handler of yours or, as SystemExit or
         KeyboardInterrupt, the application raised; RuntimeError when called again.
@@ -89,6 +90,8 @@ class Server:
                 self._engine = engine
                 if self._stop is not None:
                     self.stop(self._stop)
+                if ready is not None:
+                    ready()
                 engine.run()
             finally:
                 self.close()
@@ -144,12 +147,12 @@ def check_callable(app: object) -> None:
 
 def url_of(address: Address) -> str:
     """An address as people type it: a URL for TCP, else its own text form."""
-    return f"http://{address}" if isinstance(address, addresses.TcpAddress) else str(address)
+    return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
 
 
 def _parsed(bind: Bind | Sequence[Bind] | None) -> list[Address]:
     if bind is None:
-        bind = DEFAULT_BIND
+        bind = DEFAULT_ADDRESS
     # An Address is a tuple, too: what is no str and no Address is a list of them.
     several = [bind] if isinstance(bind, Bind) else bind
     return [addresses.parse(one) if isinstance(one, str) else one for one in several]

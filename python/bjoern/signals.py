@@ -7,6 +7,7 @@ Invariant: nothing is installed outside the main thread, and everything is put b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -111,7 +112,7 @@ def _in_main_thread() -> bool:
 def _die(number: int) -> None:
     """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
             stream.flush()
     signal.raise_signal(number)
     # Still here: the signal is blocked, or this is process 1 of a container, which the kernel spares.

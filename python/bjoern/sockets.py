@@ -75,12 +75,11 @@ def bind(address: Address, *, reuse_port: bool = False, backlog: int = DEFAULT_L
             sock.made_path(address.path)
         sock.setblocking(False)
         sock.listen(backlog)
-    except OSError as error:
+    except BaseException as error:
         sock.remove_path()
         sock.close()
-        raise OSError(error.errno, _cause(error, address), str(address)) from None
-    except BaseException:
-        sock.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, _cause(error, address), str(address)) from None
         raise
     return sock
 
@@ -134,8 +133,11 @@ def _unix_name(address: UnixAddress) -> str:
 def _inherit(address: InheritedAddress) -> Listener:
     try:
         sock = Listener(fileno=address.descriptor)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.detach()
+            raise OSError(errno.EINVAL, None)
     except OSError as error:
-        cause = "not an open socket; the parent process must pass one that listens"
+        cause = "not a socket that listens; the parent process must pass one"
         raise OSError(error.errno, cause, str(address)) from None
     sock.set_inheritable(False)
     sock.setblocking(False)

@@ -24,9 +24,9 @@ _HEAD = """\
 
 <!-- Written by tests/cases/document.py; change the cases, then run it again. -->
 
-What bjoern does with {count} requests, good and bad, by the section of the specification or the vulnerability that each is about.
-The requests are files in [tests/cases](../tests/cases). Every test run plays each against the engine in a simulator and against a
-server over real sockets: whole, torn apart, and with another request behind.
+What bjoern does with {count} requests, good and bad, by the section of the specification or the vulnerability that each
+is about. The requests are files in [tests/cases](../tests/cases). Every test run plays each against the engine in a
+simulator and against a server over real sockets: whole, torn apart, and with another request behind.
 """
 _ACCEPTED = """\
 ## Accepted beyond the specification
@@ -96,7 +96,7 @@ def _read_case(file: str, lines: list[str], beyond: str) -> Case:
 
 
 def unescape(text: str) -> bytes:
-    r"""The bytes that `\r \n \t \0 \\ \xHH` and `{piece*count}` stand for. Raises ValueError for anything else behind `\`."""
+    r"""The bytes that `\r \n \t \0 \\ \xHH` and `{piece*count}` stand for. Raises ValueError for any other escape."""
     data, at = b"", 0
     while at < len(text):
         match = _PIECE.match(text, at)
@@ -122,7 +122,7 @@ def _place(section: str) -> tuple[object, ...]:
 
 
 def _link(section: str) -> str:
-    rfc, part, year, number = _match(section).groups()
+    rfc, part, year, _ = _match(section).groups()
     if year:
         return f"[{section}](https://www.cve.org/CVERecord?id={section})"
     kind = "section" if part[0].isdigit() else "appendix"

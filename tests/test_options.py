@@ -1,0 +1,165 @@
+"""Options: values, text forms, and where they come from.
+
+How it works: `Options.resolve` is called with keywords and a made-up environment; what the command and the server do
+with the result is in test_cli and test_api.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bjoern import Options, options
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+
+def resolve(environ: dict[str, str], **keywords: Any) -> Options:
+    return Options.resolve("listen", keywords, environ)
+
+
+def test_defaults() -> None:
+    assert dataclasses.asdict(resolve({})) == {
+        "max_head": 65536,
+        "max_fields": 100,
+        "max_body": 1 << 30,
+        "body_buffer": 1 << 20,
+        "max_connections": 0,
+        "header_timeout": 30.0,
+        "body_timeout": 60.0,
+        "write_timeout": 60.0,
+        "keep_alive": 75.0,
+        "graceful_timeout": 30.0,
+        "require_host": True,
+        "date_header": True,
+        "server_header": None,
+    }
+
+
+def test_argument_goes_before_variable_before_default() -> None:
+    assert resolve({"BJOERN_KEEP_ALIVE": "5"}, keep_alive=7).keep_alive == 7
+    assert resolve({"BJOERN_KEEP_ALIVE": "5"}).keep_alive == 5
+    assert resolve({"BJOERN_KEEP_ALIVE": ""}).keep_alive == 75, "an empty variable counts as unset"
+
+
+def test_argument_silences_a_malformed_variable() -> None:
+    assert resolve({"BJOERN_KEEP_ALIVE": "x"}, keep_alive=7).keep_alive == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_body", "0", 0),
+        ("max_body", "65536", 65536),
+        ("max_body", "64K", 64 << 10),
+        ("max_body", "64k", 64 << 10),
+        ("max_body", " 3M ", 3 << 20),
+        ("max_body", "2G", 2 << 30),
+        ("max_fields", "7", 7),
+        ("keep_alive", "0", 0.0),
+        ("keep_alive", "0.5", 0.5),
+        ("keep_alive", "500ms", 0.5),
+        ("keep_alive", "30s", 30.0),
+        ("keep_alive", "1.5m", 90.0),
+        ("keep_alive", "1h", 3600.0),
+        ("date_header", "0", False),
+        ("date_header", "No", False),
+        ("date_header", "off", False),
+        ("date_header", "false", False),
+        ("date_header", "1", True),
+        ("date_header", "TRUE", True),
+        ("server_header", "bjoern", "bjoern"),
+    ],
+)
+def test_text_form(name: str, text: str, value: object) -> None:
+    resolved = getattr(resolve({options.variable(FIELDS[name]): text}), name)
+    assert resolved == value
+    assert type(resolved) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_body", "12Q"),
+        ("max_body", "-1"),
+        ("max_body", "1.5M"),
+        ("max_body", "\u0661"),  # a digit, but not an ASCII one
+        ("max_head", "1"),  # below the least
+        ("max_fields", "many"),
+        ("max_fields", "0"),
+        ("max_fields", "99999999999999999999"),
+        ("keep_alive", "soon"),
+        ("keep_alive", "nan"),
+        ("keep_alive", "1e3"),
+        ("keep_alive", "9999999h"),
+        ("header_timeout", "0"),
+        ("require_host", "2"),
+        ("require_host", "maybe"),
+        ("server_header", "a\r\nb"),
+    ],
+)
+def test_malformed_variable_is_named(name: str, text: str) -> None:
+    variable = options.variable(FIELDS[name])
+    with pytest.raises(ValueError, match=f"^{variable} must be .*got "):
+        resolve({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("max_body", -1, ValueError),
+        ("max_body", 1 << 63, ValueError),
+        ("max_body", 1.5, TypeError),
+        ("max_body", "1M", TypeError),
+        ("max_body", True, TypeError),
+        ("max_body", None, TypeError),
+        ("max_head", 0, ValueError),
+        ("max_connections", -1, ValueError),
+        ("keep_alive", -0.1, ValueError),
+        ("keep_alive", math.inf, ValueError),
+        ("keep_alive", math.nan, ValueError),
+        ("keep_alive", True, TypeError),
+        ("keep_alive", "5", TypeError),
+        ("write_timeout", 0, ValueError),
+        ("date_header", 1, TypeError),
+        ("server_header", b"bjoern", TypeError),
+        ("server_header", "", ValueError),
+        ("server_header", "a\nSet-Cookie: b", ValueError),
+        ("server_header", "a\0", ValueError),
+        ("server_header", "\u20ac", ValueError),
+        ("server_header", " a", ValueError),
+    ],
+)
+def test_wrong_value_is_named_with_what_is_allowed(name: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{name} must be .*, got ") as caught:
+        Options(**{name: value})  # type: ignore[arg-type]
+    assert str(caught.value).endswith(repr(value))
+
+
+def test_unknown_keyword() -> None:
+    with pytest.raises(TypeError) as caught:
+        resolve({}, foo=1)
+    assert str(caught.value) == "listen() got an unexpected keyword argument 'foo'"
+    with pytest.raises(TypeError) as caught:
+        resolve({}, keepalive=1)
+    assert str(caught.value) == "listen() got an unexpected keyword argument 'keepalive'; did you mean 'keep_alive'?"
+
+
+def test_options_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().keep_alive = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "server_header"])  # None has no text form
+def test_shown_default_reads_as_the_default(name: str) -> None:
+    shown = FIELDS[name].metadata["unit"].show(FIELDS[name].default)
+    assert options.parse(FIELDS[name], shown, "shown") == FIELDS[name].default
+
+
+def test_readme_has_the_table() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert options.table() in readme, "paste what `python -c 'import bjoern.options as o; print(o.table())'` prints"
