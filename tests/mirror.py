@@ -157,8 +157,9 @@ def serve() -> None:
     import bjoern
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have inherited SIG_IGN
-    timeouts = dict.fromkeys(("header_timeout", "body_timeout", "keep_alive"), DAY)
-    sock = bjoern.listen(app, "127.0.0.1", 0, max_head=4096, max_fields=20, max_body=65536, **timeouts)
+    limits: dict[str, Any] = {"max_head": 4096, "max_fields": 20, "max_body": 65536}
+    timeouts: dict[str, Any] = {"header_timeout": DAY, "body_timeout": DAY, "keep_alive": DAY}
+    sock = bjoern.listen(app, "127.0.0.1", 0, **limits, **timeouts)
     print(sock.getsockname()[1], flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         bjoern.run()

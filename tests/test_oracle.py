@@ -58,12 +58,6 @@ LENIENT = [
         b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: ,\r\n\r\n0\r\n\r\n",
     ),
     Lenient(
-        "Lengths are the same where their values are, however many zeros lead them (RFC 9110, section 8.6).",
-        re.compile(rb"content-length:[^\r\n]*\b0[0-9]", re.IGNORECASE),
-        "conflicting Content-Length headers",
-        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 03\r\n\r\nabc",
-    ),
-    Lenient(
         "Blanks may stand before a chunk's extension (RFC 9112, section 7.1.1).",
         re.compile(rb"[0-9A-Fa-f][ \t]+;"),
         "illegal chunk header",
@@ -106,7 +100,7 @@ def consult(wire: bytes) -> Iterator[str]:
 
 
 def compare(wire: bytes, mirror: Mirror) -> int:
-    """How many requests both accepted. Raises AssertionError where the server alone did and `LENIENT` does not say why."""
+    """How many requests both accepted. Raises AssertionError where the server alone did, unless `LENIENT` says why."""
     answers, _ = mirror.exchange([wire], finish=True)
     accepted = [answer.removeprefix("200 ") for answer in answers if answer.startswith("200")]
     oracle = consult(wire)
@@ -123,15 +117,14 @@ def compare(wire: bytes, mirror: Mirror) -> int:
 
 # --- requests, well-formed or nearly so ---
 
-METHODS = st.sampled_from([b"GET", b"HEAD", b"POST", b"OPTIONS", b"DELETE", b"CONNECT", b"get", b"X-Y", b"P\tST"])
+METHODS = st.sampled_from(
+    [b"GET", b"HEAD", b"POST", b"PUT", b"OPTIONS", b"DELETE", b"CONNECT", b"get", b"X-Y", b"P\tST"]
+)
 TARGETS = st.one_of(
-    st.sampled_from([b"/", b"/a?b=c", b"//a", b"/%41", b"/%4", b"/a#b", b"/\xc3\xbc", b"/ a"]),
-    st.sampled_from([b"*", b"http://h/a", b"http://u@h/", b"h:80"]),
+    st.sampled_from([b"/", b"/a?b=c", b"//a", b"/%41", b"/a#b", b"http://h/a"]),
+    st.sampled_from([b"/", b"/%4", b"/\xc3\xbc", b"/ a", b"*", b"http://u@h/", b"h:80"]),
 )
-VERSIONS = st.one_of(
-    st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]),
-    st.sampled_from([b"HTTP/1.2", b"HTTP/2.0", b"HTTP/1.1 ", b"http/1.1", b""]),
-)
+VERSIONS = st.sampled_from([b"HTTP/1.1"] * 8 + [b"HTTP/1.0"] * 4 + [b"HTTP/1.2", b"HTTP/2.0", b"HTTP/1.1 ", b""])
 HOSTS = st.sampled_from([b"Host: h"] * 8 + [b"Host:", b"host:\th:80 ", b"Host: a b", b"Host : h", b"A: b"])
 FIELDS = st.sampled_from(
     [
@@ -208,8 +201,8 @@ MORSELS = st.one_of(
 @st.composite
 def wires(draw: st.DrawFn) -> bytes:
     """One to three requests, some of them from the wire cases, with up to two mutations."""
-    wire = b"".join(draw(st.lists(st.one_of(requests(), st.sampled_from(SEEDS)), min_size=1, max_size=3)))
-    for _ in range(draw(st.integers(0, 2))):
+    wire = b"".join(draw(st.lists(st.one_of(requests(), requests(), st.sampled_from(SEEDS)), min_size=1, max_size=3)))
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         at = draw(st.integers(0, len(wire)))
         removed = draw(st.integers(0, 2))
         wire = wire[:at] + draw(st.one_of(st.just(b""), MORSELS)) + wire[at + removed :]

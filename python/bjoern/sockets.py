@@ -109,6 +109,24 @@ def descriptor(sock: SocketLike) -> int:
 
 
 def _open_tcp(address: TcpAddress, reuse_port: bool) -> tuple[Listener, Any]:
+    family, name = _resolved(address)
+    sock = Listener(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Before listen(2): connections inherit it when they are made, not when they are accepted.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        # "::" takes IPv4 as well, whatever the system's default (RFC 3493 section 5.3).
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(name[0] != "::"))
+    return sock, name
+
+
+def _resolved(address: TcpAddress) -> tuple[int, Any]:
+    """The family, and what bind(2) takes."""
+    with contextlib.suppress(OSError):
+        socket.inet_aton(address.host)  # nothing to look up
+        return socket.AF_INET, address
     try:
         found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -116,14 +134,7 @@ def _open_tcp(address: TcpAddress, reuse_port: bool) -> tuple[Listener, Any]:
         raise socket.gaierror(error.errno, cause) from None
     # bjoern 3 knew IPv4 only: a name that has both, as "localhost" often does, stays what it was.
     family, _, _, _, name = min(found, key=lambda info: info[0] != socket.AF_INET)
-    sock = Listener(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if family == socket.AF_INET6:
-        # "::" takes IPv4 as well, whatever the system's default (RFC 3493 section 5.3).
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(name[0] != "::"))
-    return sock, name
+    return family, name
 
 
 def _unix_name(address: UnixAddress) -> str:

@@ -7,6 +7,14 @@ use super::{Reject, bytes};
 /// Bytes of extensions a single chunk may carry: what is in use is far shorter.
 pub const MAX_EXTENSION_BYTES: u16 = 1024;
 
+/// Bytes of sizes and extensions a whole body may carry beyond [`free_overhead`] (CVE-2023-39326).
+const MAX_OVERHEAD_BYTES: i64 = 16 * 1024;
+
+/// What a chunk of `size` bytes may spend on its size and extensions uncounted.
+fn free_overhead(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX / 4).saturating_mul(2).saturating_add(16)
+}
+
 /// The decoder's place in the grammar of RFC 9112, section 7.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -54,6 +62,8 @@ pub struct Decoder {
     left: u64,
     /// Bytes of the size and its extensions so far.
     extension: u16,
+    /// Bytes of overhead in all, less what was free.
+    overhead: i64,
     trailer: u32,
     max_trailer: u32,
 }
@@ -62,7 +72,7 @@ impl Decoder {
     /// A decoder whose trailer section may hold `max_trailer` bytes.
     pub fn new(max_trailer: usize) -> Decoder {
         let max_trailer = u32::try_from(max_trailer).unwrap_or(u32::MAX);
-        Decoder { state: State::SizeStart, left: 0, extension: 0, trailer: 0, max_trailer }
+        Decoder { state: State::SizeStart, left: 0, extension: 0, overhead: 0, trailer: 0, max_trailer }
     }
 
     /// Takes from the front of `input` what the next piece needs.
@@ -126,8 +136,14 @@ impl Decoder {
                 | State::ValueBlank,
                 _,
             ) => self.extension(byte),
-            (State::SizeLf, b'\n') if self.left == 0 => Ok(State::TrailerStart),
-            (State::SizeLf, b'\n') => Ok(State::Data),
+            (State::SizeLf, b'\n') => {
+                self.overhead = (self.overhead + i64::from(self.extension) - free_overhead(self.left)).max(0);
+                match self.left {
+                    _ if self.overhead > MAX_OVERHEAD_BYTES => Err(Reject::BadChunkExtension),
+                    0 => Ok(State::TrailerStart),
+                    _ => Ok(State::Data),
+                }
+            }
             (State::SizeLf, _) => Err(Reject::BadChunkSize),
             (State::DataCr, b'\r') => Ok(State::DataLf),
             (State::DataLf, b'\n') => Ok(State::SizeStart),
@@ -280,6 +296,16 @@ mod tests {
         check(zeros.as_bytes(), Err(Reject::BadChunkExtension));
         let trailer = [b"0\r\nA: ", "x".repeat(64).as_bytes(), b"\r\n\r\n"].concat();
         check(&trailer, Err(Reject::TrailerTooLarge));
+    }
+
+    #[test]
+    fn the_overhead_of_a_body_is_bounded() {
+        let chunk = [b"1;a=", "x".repeat(100).as_bytes(), b"\r\nx\r\n"].concat();
+        assert_eq!(decode(&[&chunk.repeat(300)]), Err(Reject::BadChunkExtension));
+        let signed = [b"10000;s=", "f".repeat(90).as_bytes(), b"\r\n", &vec![b'x'; 0x10000][..], b"\r\n"].concat();
+        assert_eq!(decode(&[&signed.repeat(20)]).map(|(body, ..)| body.len()), Ok(20 * 0x10000));
+        let bytes = b"1\r\nx\r\n".repeat(100_000);
+        assert_eq!(decode(&[&bytes]).map(|(body, ..)| body.len()), Ok(100_000));
     }
 
     #[test]

@@ -28,10 +28,17 @@ const FIRST_LISTENER: usize = usize::MAX - 4096;
 pub struct System {
     poll: Poll,
     events: Events,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
     woken: UnixStream,
     waker: SystemWaker,
     start: Instant,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    /// Its connections have TCP_NODELAY from their first moment. Those that were in the queue before it was set on
+    /// the listener do not, and would wait for acknowledgements between a stream's last blocks.
+    inherits: bool,
 }
 
 impl System {
@@ -46,11 +53,16 @@ impl System {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
             }
             rustix::io::ioctl_fionbio(listener, true)?;
-            // Accepted sockets inherit it: one call less for each. A Unix socket has no such option.
-            let _ = sockopt::set_tcp_nodelay(listener, true);
             let token = Token(FIRST_LISTENER + index);
             poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
         }
+        let listeners = listeners.into_iter().map(|socket| {
+            // Accepted sockets inherit it: one call less for each. A Unix socket has no such option, and no need.
+            let inherits =
+                sockopt::tcp_nodelay(&socket).unwrap_or(true) || sockopt::set_tcp_nodelay(&socket, true).is_err();
+            Listener { socket, inherits }
+        });
+        let listeners = listeners.collect();
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -67,7 +79,7 @@ impl System {
 
     /// The listeners' own addresses; `None` for a Unix socket.
     pub fn addresses(&self) -> Vec<Option<SocketAddr>> {
-        let address = |listener: &OwnedFd| SocketAddr::try_from(getsockname(listener).ok()?).ok();
+        let address = |listener: &Listener| SocketAddr::try_from(getsockname(&listener.socket).ok()?).ok();
         self.listeners.iter().map(address).collect()
     }
 }
@@ -103,10 +115,16 @@ impl Net for System {
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<(SystemSocket, Peer)> {
-        let Some(listener) = self.listeners.get(listener) else {
+        let Some(listener) = self.listeners.get_mut(listener) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let (socket, address) = platform::accept(listener.as_fd())?;
+        let (socket, address) = platform::accept(listener.socket.as_fd()).inspect_err(|error| {
+            // The queue is empty: whoever comes from now on inherits.
+            listener.inherits |= error.kind() == io::ErrorKind::WouldBlock;
+        })?;
+        if !listener.inherits {
+            let _ = sockopt::set_tcp_nodelay(&socket, true);
+        }
         Ok((SystemSocket(socket), address.map(Peer::new).unwrap_or_default()))
     }
 
@@ -117,7 +135,7 @@ impl Net for System {
     fn stop_listening(&mut self) {
         for listener in self.listeners.drain(..) {
             // The kernel keeps a registration as long as anyone holds the socket, a forked sibling for instance.
-            let _ = self.poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()));
+            let _ = self.poll.registry().deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
         }
     }
 
