@@ -1,7 +1,7 @@
 //! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
 //!
 //! ```text
-//!   engine_object ──► wsgi ──► environ, start_response, stream ──► ffi
+//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper ──► errors, ffi
 //! ```
 //!
 //! Must not know: sockets' traffic, HTTP grammar.
@@ -10,6 +10,7 @@
 
 mod engine_object;
 mod environ;
+mod errors;
 mod ffi;
 mod file_wrapper;
 mod start_response;

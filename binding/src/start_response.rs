@@ -8,10 +8,11 @@ use bjoern_engine::Broken;
 use bjoern_engine::http1::ResponseHead;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
+use crate::errors::{print_exception, type_name};
 use crate::ffi::{Block, native_bytes};
-use crate::wsgi::{Reply, print_exception};
+use crate::wsgi::Reply;
 
 /// What the application calls with its status and headers; one for each request, used again when nobody holds it.
 #[pyclass(name = "start_response", module = "bjoern", frozen)]
@@ -208,12 +209,6 @@ fn bad_header(found: &str, position: usize) -> PyErr {
         "start_response argument 2 must be a list of 2-tuples (field: str, value: str) \
          (found invalid {found} at position {position})"
     ))
-}
-
-/// The name of an object's type, for messages.
-pub fn type_name(object: &Bound<'_, PyAny>) -> String {
-    let name = |kind: Bound<'_, PyType>| kind.name().map(|name| name.to_string());
-    name(object.get_type()).unwrap_or_else(|_| "?".to_owned())
 }
 
 /// The imperative way to give a body (PEP 3333, "The write() Callable").

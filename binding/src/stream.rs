@@ -7,8 +7,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator};
 
+use crate::errors::type_name;
 use crate::ffi::Block;
-use crate::start_response::{StartResponse, type_name};
+use crate::start_response::StartResponse;
 use crate::wsgi::Reply;
 
 /// The rest of a response.

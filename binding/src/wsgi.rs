@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::Environs;
+use crate::errors::print_exception;
 use crate::ffi::{Block, is_unshared};
 use crate::file_wrapper::FileWrapper;
 use crate::start_response::StartResponse;
@@ -209,11 +210,6 @@ fn whole(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, block: &B
     start_response.get().start(reply, Some(block.as_bytes().len() as u64))?;
     send(reply, block);
     Ok(())
-}
-
-/// Prints an exception with its traceback to `wsgi.errors`, which is `sys.stderr`.
-pub fn print_exception(py: Python<'_>, error: &PyErr) {
-    error.display(py);
 }
 
 impl App<SystemSocket> for Wsgi {
