@@ -11,11 +11,12 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test rust-test python-test lint compat build clean help
+.PHONY: run test test-all rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
+	@echo "make test-all  the Python tests on every CPython there is"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
 	@echo "make build   the release extension in $(VENV)"
@@ -42,6 +43,17 @@ lint: build $(VENV)/.tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every CPython of a supported version that can be found, each in an environment of its own.
+test-all:
+	@for minor in 10 11 12 13 14 15; do \
+	    for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python3.$$minor; do \
+	        $$python -c 'import ssl, venv' 2>/dev/null || continue; \
+	        echo "== $$($$python --version)"; \
+	        $(MAKE) --no-print-directory python-test PYTHON=$$python VENV=.venvs/3.$$minor || exit 1; \
+	        break; \
+	    done; \
+	done
+
 compat: build
 	$(BIN)/python tests/compat/run.py --require
 
@@ -62,7 +74,7 @@ $(VENV)/.tests: $(VENV)/.made tests/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf target $(VENV) dist python/bjoern/*.so
+	rm -rf target $(VENV) .venvs .venv-parity dist python/bjoern/*.so
 
 # Without a sanitizer it needs no nightly toolchain: the engine has no unsafe code.
 FUZZ_SECONDS ?= 60
