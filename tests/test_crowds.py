@@ -1,4 +1,4 @@
-"""Many connections at once: slow ones, too many, and none left to accept with.
+"""Many connections at once, and none: slow ones, too many, no descriptors or disk left, nothing to do.
 
 Each test serves in this process, so that the server's own counters can be asked.
 """
@@ -9,9 +9,14 @@ import contextlib
 import http.client
 import resource
 import select
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import pytest
@@ -135,3 +140,53 @@ def test_out_of_descriptors_it_rests_and_recovers() -> None:
         assert late.recv(1000).startswith(b"HTTP/1.1 200")
         early.close()
         late.close()
+
+
+def test_a_body_that_cannot_be_stored_is_answered_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is not the client's fault, and no reason to end: RFC 9110 section 15.6.4."""
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    with bjoern.Server(hello, "127.0.0.1:0", body_buffer=10) as server:
+        with contextlib.closing(connect(server)) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n")
+            assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(b"x" * 100)
+            assert client.recv(1000).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert server.stats()["storage_unavailable"] == 1
+        assert get(server) == b"hello"
+
+
+def test_an_idle_server_does_not_wake_up_and_lets_other_threads_run() -> None:
+    """With an idle connection too: nothing is polled for, and the interpreter is not held while it waits."""
+    code = """
+import bjoern, threading
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+server = bjoern.Server(app, "127.0.0.1:0")
+def count():
+    for _ in range(100_000):
+        pass
+    print("counted", flush=True)
+threading.Thread(target=lambda: (input(), count()), daemon=True).start()
+server.run(ready=lambda: print(server.addresses[0].port, flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        port = int(process.stdout.readline())
+        with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=GUARD)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            status = Path(f"/proc/{process.pid}/task/{process.pid}/status")
+            if status.exists():  # Linux
+                switches = waits(status)
+                select.select([], [], [], 1.0)  # long enough for ten looks a second, as bjoern 3 had them
+                assert waits(status) == switches
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "counted\n", "while the server waits, the interpreter is free"
+        process.send_signal(signal.SIGINT)
+
+
+def waits(status: Path) -> str:
+    """How often the main thread has gone to sleep so far."""
+    return next(line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt_switches"))
