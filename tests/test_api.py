@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import bjoern
+from bjoern import drop_in
 from bjoern.addresses import TcpAddress, UnixAddress
 from programs import End, Program, ask, connect, get
 
@@ -36,7 +37,7 @@ def no_default() -> Iterator[None]:
     yield
     if bjoern._default_instance:
         bjoern._default_instance[0].close()
-    bjoern._default_instance = bjoern._default_server = None
+    bjoern._default_instance = drop_in._default_server = None
 
 
 # Names
@@ -491,5 +492,5 @@ def test_options_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_of_listen(no_default: None) -> None:
     bjoern.listen(app, "127.0.0.1", 0, keep_alive=5)
-    assert bjoern._default_server is not None
-    assert bjoern._default_server.options.keep_alive == 5.0
+    assert drop_in._default_server is not None
+    assert drop_in._default_server.options.keep_alive == 5.0

@@ -1,26 +1,27 @@
 """bjoern: a small, fast WSGI server (PEP 3333).
 
 `bjoern.run(app, "127.0.0.1", 8000)` serves until interrupted; `bjoern.Server` is the same as an object.
-Knows: the functions of bjoern 3 and the one global server behind them.
+Knows: the public names, and which module has each.
 Must not know: how any of it is done.
+Invariant: importing it costs next to nothing; a name's module is imported when the name is first used (PEP 562).
 """
 
 from __future__ import annotations
 
-import os  # noqa: F401  # programs written for bjoern 3 find os, socket and _bjoern here
-import socket
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, SupportsIndex
-
-from . import _bjoern, addresses, sockets  # noqa: F401
+from . import _bjoern  # noqa: F401  # programs written for bjoern 3 find it here, as they do os and socket
 from ._bjoern import features, version
-from .options import Options, check_names
-from .server import Server
-from .sockets import DEFAULT_LISTEN_BACKLOG
 
+TYPE_CHECKING = False  # typing's own is not worth its import
 if TYPE_CHECKING:
+    import os as os
+    import socket as socket
+
     from _typeshed.wsgi import WSGIApplication
+
+    from .drop_in import bind_and_listen, listen, run, server_run
+    from .options import Options
+    from .server import Server
+    from .sockets import DEFAULT_LISTEN_BACKLOG
 
 __version__ = ".".join(map(str, version))
 __all__ = [
@@ -35,88 +36,30 @@ __all__ = [
     "version",
 ]
 
+# The global server's socket and application, between `listen` and the end of `run`.
 _default_instance: tuple[socket.socket, WSGIApplication] | None = None
-_default_server: Server | None = None
 
-Port = SupportsIndex | str | None
-
-
-def bind_and_listen(
-    host: str, port: Port = None, reuse_port: bool = False, listen_backlog: int = DEFAULT_LISTEN_BACKLOG
-) -> socket.socket:
-    """A non-blocking socket that listens on an address.
-
-    `host` is an IPv4 or IPv6 address, a host name, "" for all IPv4 interfaces, "unix:/path" or "unix:@name"; the last
-    two need no `port`. Port 0 is a free one. `reuse_port` sets SO_REUSEPORT, `listen_backlog` counts connections.
-    Raises OSError where the address is in use or cannot be had, TypeError or ValueError where it is malformed.
-    """
-    address = addresses.from_pair(host, port)
-    return sockets.bind(address, reuse_port=reuse_port, backlog=listen_backlog)
+_HOMES = {
+    "DEFAULT_LISTEN_BACKLOG": ".sockets",
+    "Options": ".options",
+    "Server": ".server",
+    "bind_and_listen": ".drop_in",
+    "listen": ".drop_in",
+    "run": ".drop_in",
+    "server_run": ".drop_in",
+}
 
 
-def listen(
-    wsgi_app: WSGIApplication,
-    host: str,
-    port: Port = None,
-    reuse_port: bool = False,
-    listen_backlog: int = DEFAULT_LISTEN_BACKLOG,
-    **options: Any,
-) -> socket.socket:
-    """Makes the global server: binds as `bind_and_listen` does and returns the socket; `run()` then serves.
+def __getattr__(name: str) -> object:
+    from importlib import import_module
 
-    Between the two the process may fork; each child that calls `run()` serves the same socket.
-    The options are the fields of `bjoern.Options`. Raises as `bind_and_listen` and `Options`; TypeError where the
-    application is not callable; RuntimeError where there is a global server already.
-    """
-    global _default_instance, _default_server
-    if _default_instance:
-        raise RuntimeError("Only one global server instance possible")
-    check_names("listen", options)
-    address = addresses.from_pair(host, port)
-    server = Server(wsgi_app, address, reuse_port=reuse_port, backlog=listen_backlog, **options)
-    sock = server.listeners[0]
-    _default_instance, _default_server = (sock, wsgi_app), server
-    return sock
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+        return value
+    if name in ("os", "socket"):
+        return import_module(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def run(*args: Any, statsd: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-    """Serves until a signal or the application ends it: `run(wsgi_app, host, ...)`, or `run()` after `listen`.
-
-    The arguments are those of `listen`. At the end the socket is closed and its unix path removed.
-    Raises as `listen` and `Server.run`: KeyboardInterrupt after SIGINT; RuntimeError for `run()` without `listen`.
-    """
-    global _default_instance, _default_server
-    _ignore_statsd(statsd)
-    if args or kwargs:
-        listen(*args, **kwargs)
-    if not _default_instance or not _default_server:
-        raise RuntimeError(
-            "Must call bjoern.listen(wsgi_app, host, ...) before calling bjoern.run() without arguments."
-        )
-    try:
-        _default_server.run()
-    finally:
-        _default_instance = _default_server = None
-
-
-def server_run(
-    sock: sockets.SocketLike,
-    wsgi_app: WSGIApplication,
-    statsd: Mapping[str, Any] | None = None,
-    *,
-    enable_statsd: bool = False,
-    **options: Any,
-) -> None:
-    """Serves on a socket, or a descriptor, that listens already; it is left open. Otherwise as `run`."""
-    _ignore_statsd(statsd or enable_statsd)
-    check_names("server_run", options)
-    Server(wsgi_app, sockets=[sock], **options).run()
-
-
-def _ignore_statsd(wanted: Mapping[str, Any] | bool | None) -> None:
-    if isinstance(wanted, Mapping):
-        wanted = bool(wanted and wanted.get("enable", True))
-    if wanted and not features["has_statsd"]:
-        warnings.warn(
-            "statsd= is accepted but nothing is sent: this bjoern has no statsd support", RuntimeWarning, stacklevel=3
-        )
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
