@@ -11,12 +11,14 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test test-all rust-test python-test lint compat build clean help
+.PHONY: run test test-all frameworks parity rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
 	@echo "make test-all  the Python tests on every CPython there is"
+	@echo "make frameworks  Flask, Django, Falcon, Bottle and others, and a browser where there is one"
+	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
 	@echo "make build   the release extension in $(VENV)"
@@ -53,6 +55,15 @@ test-all:
 	        break; \
 	    done; \
 	done
+
+frameworks: build $(VENV)/.tests
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/frameworks/requirements.txt
+	$(BIN)/python -m pytest -q tests/frameworks
+
+# The one server beside the other: building bjoern 3.2.2 needs libev's headers (Debian: libev-dev).
+parity: build $(VENV)/.tests
+	$(BIN)/python tests/parity/install.py >/dev/null
+	$(BIN)/python -m pytest -q tests/parity
 
 compat: build
 	$(BIN)/python tests/compat/run.py --require

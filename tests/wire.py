@@ -216,6 +216,14 @@ class Client:
         data, self.buffer = bytes(self.buffer), bytearray()
         return data
 
+    def recv_until_end(self) -> tuple[bytes, bool]:
+        """Everything up to the end of the connection, and whether that was a clean one."""
+        try:
+            return self.recv_until_close(), True
+        except ConnectionResetError:
+            data, self.buffer = bytes(self.buffer), bytearray()
+            return data, False
+
     def expect_close(self) -> None:
         """The server has nothing more to say and closes cleanly."""
         rest = self.recv_until_close()

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bjoern_engine::http1::head::MAX_HEAD_BYTES;
 use bjoern_engine::io::System;
 use bjoern_engine::{Config, Server};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -19,6 +20,8 @@ use crate::wsgi::Wsgi;
 /// `listeners` are descriptors; they are duplicated, the caller keeps its own. `options` has the fields of
 /// `bjoern.Options` as attributes.
 ///
+/// `draining` is called when the engine ends by itself (the application or a handler raised), before the drain.
+///
 /// Raises OSError for a descriptor that is not an open socket, ValueError for a socket that does not listen,
 /// TypeError for an application that cannot be called.
 #[pyclass(module = "bjoern", frozen)]
@@ -30,7 +33,13 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    fn new(app: &Bound<'_, PyAny>, listeners: Vec<RawFd>, options: &Bound<'_, PyAny>) -> PyResult<Engine> {
+    #[pyo3(signature = (app, listeners, options, draining=None))]
+    fn new(
+        app: &Bound<'_, PyAny>,
+        listeners: Vec<RawFd>,
+        options: &Bound<'_, PyAny>,
+        draining: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Engine> {
         let py = app.py();
         if !app.is_callable() {
             let got = app.get_type().name()?;
@@ -42,9 +51,10 @@ impl Engine {
             std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
             _ => error.into(),
         })?;
+        let draining = draining.map_or_else(|| py.None(), Bound::unbind);
         let errors = py.import("sys")?.getattr("stderr")?;
         let environs = Environs::new(py, &net.addresses(), &errors)?;
-        let server = Server::new(net, Wsgi::new(app.clone().unbind(), environs), config);
+        let server = Server::new(net, Wsgi::new(app.clone().unbind(), environs, draining), config);
         let _ = server.app().stopper.set(server.stopper());
         Ok(Engine { server, started: AtomicBool::new(false) })
     }
@@ -77,6 +87,12 @@ impl Engine {
         self.server.stopper().stop(graceful);
     }
 
+    /// An application may refer to its own server: the collector must be able to see it.
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        visit.call(self.server.app().application())?;
+        visit.call(self.server.app().draining())
+    }
+
     /// Counts since the start, by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
@@ -96,7 +112,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
     };
     let server_header: Option<String> = options.getattr("server_header")?.extract()?;
     Ok(Config {
-        max_head: options.getattr("max_head")?.extract()?,
+        max_head: options.getattr("max_head")?.extract::<usize>()?.min(MAX_HEAD_BYTES),
         max_fields: options.getattr("max_fields")?.extract()?,
         max_body: options.getattr("max_body")?.extract()?,
         body_buffer: options.getattr("body_buffer")?.extract()?,

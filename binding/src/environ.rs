@@ -3,7 +3,7 @@
 //! Invariant: every request gets a fresh, plain dict.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 
 use bjoern_engine::http1::names::{self, Known, NAMES};
 use bjoern_engine::http1::target::decode;
@@ -105,6 +105,8 @@ impl Environs {
         for (known, name, value) in request.fields() {
             match known {
                 names::CONTENT_LENGTH => {}
+                // Taken off with the coding (RFC 9112, section 7.1.3): an application would decode the body again.
+                names::TRANSFER_ENCODING => {}
                 names::HOST if request.authority().is_some() => {}
                 names::UNKNOWN => {
                     let Some(key) = field_key(name) else { continue };
@@ -138,8 +140,10 @@ impl Environs {
             Body::Memory([]) => self.bytes_io.bind(py).call0(),
             Body::Memory(bytes) => self.bytes_io.bind(py).call1((PyBytes::new(py, bytes),)),
             Body::File(file) => {
-                let descriptor = file.try_clone()?.into_raw_fd();
-                self.open.bind(py).call1((descriptor, "rb"))
+                let file = file.try_clone()?;
+                let input = self.open.bind(py).call1((file.as_raw_fd(), "rb"))?;
+                let _ = file.into_raw_fd(); // the Python object owns it now
+                Ok(input)
             }
         }
     }
@@ -177,6 +181,9 @@ fn template<'py>(
     environ.set_item(intern!(py, "wsgi.multiprocess"), true)?;
     environ.set_item(intern!(py, "wsgi.run_once"), false)?;
     environ.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
+    // 21 keys fill a table; one more, for a moment, makes room for the fields in this one and so in its copies.
+    environ.set_item(intern!(py, "HTTP_HOST"), "")?;
+    environ.del_item(intern!(py, "HTTP_HOST"))?;
     Ok(environ)
 }
 

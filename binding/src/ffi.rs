@@ -55,6 +55,44 @@ impl AsRef<[u8]> for Block {
     }
 }
 
+/// A context of context variables (PEP 567).
+pub struct Context(Py<PyAny>);
+
+impl Context {
+    /// A copy of the thread's current context.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn new(py: Python<'_>) -> PyResult<Context> {
+        // SAFETY: attached; a new reference or NULL with an error set comes back.
+        let context = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyContext_CopyCurrent())? };
+        Ok(Context(context.unbind()))
+    }
+
+    /// Runs `work` in the context, and leaves it whatever happens.
+    ///
+    /// # Errors
+    /// What `work` raises; RuntimeError where the context is entered already.
+    pub fn run<T>(&self, py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        struct Left<'a>(&'a Context);
+        impl Drop for Left<'_> {
+            fn drop(&mut self) {
+                // SAFETY: attached, since `run` is; entered by `run`, and what `work` entered above it has been left.
+                if unsafe { pyo3::ffi::PyContext_Exit(self.0.0.as_ptr()) } != 0 {
+                    // SAFETY: attached; there is an error set, which nobody could do anything about.
+                    unsafe { pyo3::ffi::PyErr_Clear() };
+                }
+            }
+        }
+        // SAFETY: attached; the object is a context, as `new` is the only way to make one.
+        if unsafe { pyo3::ffi::PyContext_Enter(self.0.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        let _left = Left(self);
+        work()
+    }
+}
+
 /// Whether `object` is the only reference there is.
 pub fn is_unshared<T>(object: &Bound<'_, T>) -> bool {
     // SAFETY: the object is alive, and its count is only read.

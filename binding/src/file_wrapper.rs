@@ -3,6 +3,7 @@
 //! Must not know: how a file is sent.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
@@ -77,7 +78,8 @@ impl FileWrapper {
         let descriptor = duplicate(raw.call_method0(intern!(py, "fileno"))?.extract()?)?;
         let part = File::from(descriptor);
         let status = part.metadata()?;
-        if !status.is_file() {
+        // What has no blocks (/proc, /sys) does not know its length, and is read.
+        if !status.is_file() || status.blocks() == 0 {
             return Ok(None);
         }
         if buffered && is(&file, "BufferedRandom")? {

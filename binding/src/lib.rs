@@ -35,6 +35,13 @@ mod _bjoern {
         sock.py().import("bjoern")?.call_method1("server_run", (sock, wsgi_app)).map(drop)
     }
 
+    /// To be called in the parent after `os.fork()`: a child holds the connections, too, so they are shut down from now
+    /// on, not just closed.
+    #[pyfunction]
+    fn note_fork() {
+        bjoern_engine::io::note_fork();
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let part = |text: &str| text.parse::<u32>().unwrap_or_default();

@@ -2,7 +2,8 @@
 //! Knows: the head in the making, the reply it will go to.   Must not know: the loop, the body's iterable.
 //! Invariant: the lock is never held while Python code runs or the thread waits.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bjoern_engine::Broken;
 use bjoern_engine::http1::ResponseHead;
@@ -18,6 +19,8 @@ use crate::wsgi::Reply;
 #[pyclass(name = "start_response", module = "bjoern", frozen)]
 pub struct StartResponse {
     inner: Mutex<Inner>,
+    /// Signalled when a `write()` gives the reply back.
+    returned: Condvar,
 }
 
 #[derive(Default)]
@@ -25,13 +28,15 @@ struct Inner {
     head: ResponseHead,
     /// Where the next head is checked before it takes the place of the last.
     draft: ResponseHead,
+    /// Whether it has been called, be it in vain.
+    called: bool,
     /// The response, while the application works on it.
     reply: Option<Reply>,
 }
 
 impl StartResponse {
     pub fn new() -> StartResponse {
-        StartResponse { inner: Mutex::default() }
+        StartResponse { inner: Mutex::default(), returned: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -41,16 +46,31 @@ impl StartResponse {
     /// Lends the reply to the application.
     pub fn lend(&self, reply: Reply) {
         self.lock().reply = Some(reply);
+        self.returned.notify_one();
     }
 
-    /// Takes the reply back; from now on the application can only ask in vain.
-    pub fn take_back(&self) -> Option<Reply> {
+    /// Takes the reply, if nobody else has it.
+    fn take(&self) -> Option<Reply> {
         self.lock().reply.take()
     }
 
-    /// Whether the application has given a status.
-    pub fn is_called(&self) -> bool {
-        self.lock().head.is_begun()
+    /// Takes the reply back; from now on the application can only ask in vain.
+    pub fn take_back(&self, py: Python<'_>) -> Reply {
+        match self.take() {
+            Some(reply) => reply,
+            // Another thread of the application is in the middle of a write(), which ends by itself.
+            None => py.detach(|| self.wait_for_reply()),
+        }
+    }
+
+    fn wait_for_reply(&self) -> Reply {
+        let mut inner = self.lock();
+        loop {
+            if let Some(reply) = inner.reply.take() {
+                return reply;
+            }
+            inner = self.returned.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Sends the head by `reply`, unless `write()` has done so; `whole` is the body's length where all of it is known.
@@ -68,7 +88,9 @@ impl StartResponse {
 
     /// Ready for the next request.
     pub fn clear(&self) {
-        self.lock().head.clear();
+        let mut inner = self.lock();
+        inner.head.clear();
+        inner.called = false;
     }
 }
 
@@ -96,14 +118,17 @@ impl StartResponse {
                 }
                 print_exception(py, &error);
             }
-            None if this.is_called() => {
+            None if this.lock().called => {
                 return Err(PyTypeError::new_err(
                     "'start_response' called twice without passing 'exc_info' the second time",
                 ));
             }
             None => {}
         }
-        let mut draft = std::mem::take(&mut this.lock().draft);
+        let mut inner = this.lock();
+        inner.called = true;
+        let mut draft = std::mem::take(&mut inner.draft);
+        drop(inner);
         let filled = fill(&mut draft, &status, &headers);
         let mut inner = this.lock();
         if filled.is_ok() {
@@ -223,7 +248,7 @@ impl Write {
     ///
     /// # Errors
     /// TypeError for what is not bytes; BrokenPipeError or TimeoutError where the client is gone or takes nothing;
-    /// RuntimeError after the request.
+    /// RuntimeError after the request; ValueError for more than `Content-Length` announced.
     #[pyo3(signature = (data, /))]
     fn __call__(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
@@ -232,21 +257,33 @@ impl Write {
             return Err(PyTypeError::new_err(format!("write() argument must be bytes (got '{got}' object instead)")));
         };
         let this = self.start_response.get();
-        let Some(mut reply) = this.take_back() else {
+        let Some(mut reply) = this.take() else {
             return Err(PyRuntimeError::new_err("write() called outside of its request, or by two threads at once"));
         };
-        let result = match this.start(&mut reply, None) {
-            Ok(()) => {
-                let block = Block::new(data);
-                let bytes = data.as_bytes();
-                py.detach(|| reply.write(bytes, || block)).map_err(|broken| match &broken {
-                    Broken::TimedOut => PyTimeoutError::new_err(broken.to_string()),
-                    Broken::Io(_) => PyBrokenPipeError::new_err(broken.to_string()),
-                })
-            }
-            Err(error) => Err(error),
-        };
+        let result = this.start(&mut reply, None).and_then(|()| {
+            reply.block(data.as_bytes(), || Block::new(data));
+            hand_over(py, &mut reply)
+        });
+        let excess = reply.has_excess();
         this.lend(reply);
+        if excess && result.is_ok() {
+            return Err(PyValueError::new_err(
+                "write() gave more than the response's Content-Length; the rest was not sent",
+            ));
+        }
         result
+    }
+}
+
+/// Sends everything, with the interpreter free for other threads and its signal handlers heard.
+fn hand_over(py: Python<'_>, reply: &mut Reply) -> PyResult<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match py.detach(|| reply.hand_over(&mut waited)) {
+            Ok(true) => return Ok(()),
+            Ok(false) => py.check_signals()?,
+            Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
+            Err(broken @ Broken::Io(_)) => return Err(PyBrokenPipeError::new_err(broken.to_string())),
+        }
     }
 }

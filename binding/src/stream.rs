@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator};
 
 use crate::errors::type_name;
-use crate::ffi::Block;
+use crate::ffi::{Block, Context};
 use crate::start_response::StartResponse;
 use crate::wsgi::Reply;
 
@@ -20,6 +20,8 @@ pub struct Stream {
     start_response: Py<StartResponse>,
     /// The file behind `wsgi.input`, where the body is in one.
     pub input: Option<Py<PyAny>>,
+    /// Where the call was made; what the iterable does belongs to the same request (PEP 567).
+    pub context: Option<Context>,
 }
 
 impl Stream {
@@ -33,13 +35,14 @@ impl Stream {
             iterator: Some(iterable.try_iter()?.unbind()),
             start_response: start_response.clone().unbind(),
             input: None,
+            context: None,
         })
     }
 
     /// A response that needs nothing more of the application but its `close()`, when everything has been sent.
     pub fn sent(iterable: &Bound<'_, PyAny>, start_response: &Bound<'_, StartResponse>) -> Stream {
         let (iterable, start_response) = (iterable.clone().unbind(), start_response.clone().unbind());
-        Stream { iterable, iterator: None, start_response, input: None }
+        Stream { iterable, iterator: None, start_response, input: None, context: None }
     }
 
     /// `start_response`, which may be called as late as the first block (PEP 3333).
@@ -49,8 +52,16 @@ impl Stream {
 
     /// The next block, if there is one; `None` at the end. Nothing of the server is held meanwhile.
     pub fn advance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let next = self.iterator.as_ref().and_then(|iterator| iterator.bind(py).clone().next());
-        next.map(|block| block_of(&block?)).transpose()
+        let Some(iterator) = &self.iterator else { return Ok(None) };
+        let next = self.within(py, || iterator.bind(py).clone().next().transpose())?;
+        next.map(|block| block_of(&block)).transpose()
+    }
+
+    fn within<T>(&self, py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        match &self.context {
+            Some(context) => context.run(py, work),
+            None => work(),
+        }
     }
 
     /// Calls the iterable's `close()`, where it has one, and closes the input.
@@ -58,7 +69,7 @@ impl Stream {
     /// # Errors
     /// What `close()` raises; it cannot change the response.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        let closed = close(self.iterable.bind(py));
+        let closed = self.within(py, || close(self.iterable.bind(py)));
         closed.and(self.input.map_or(Ok(()), |input| close(input.bind(py))))
     }
 }

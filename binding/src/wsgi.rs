@@ -6,13 +6,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bjoern_engine::io::{SystemSocket, SystemWaker};
 use bjoern_engine::{App, Progress, Request, Stopper, Wake};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::Environs;
 use crate::errors::print_exception;
-use crate::ffi::{Block, is_unshared};
+use crate::ffi::{Block, Context, is_unshared};
 use crate::file_wrapper::FileWrapper;
 use crate::start_response::StartResponse;
 use crate::stream::{Outcome, Stream, block_of, close, send};
@@ -28,15 +28,38 @@ pub struct Wsgi {
     application: Py<PyAny>,
     environs: Environs,
     spares: Mutex<Vec<Py<StartResponse>>>,
+    /// Where the application is called (PEP 567), until an unfinished response keeps it.
+    context: Mutex<Option<Context>>,
     /// Ends the server when the application asks for it by SystemExit.
     pub stopper: OnceLock<Stopper<SystemWaker>>,
+    /// Called once when an exception ends the server, before the drain.
+    draining: Py<PyAny>,
     /// The first exception that is to leave `run()`.
     raised: Mutex<Option<PyErr>>,
 }
 
 impl Wsgi {
-    pub fn new(application: Py<PyAny>, environs: Environs) -> Wsgi {
-        Wsgi { application, environs, spares: Mutex::default(), stopper: OnceLock::new(), raised: Mutex::default() }
+    /// `draining` is called where the server ends by itself, so that nobody queues for it any more.
+    pub fn new(application: Py<PyAny>, environs: Environs, draining: Py<PyAny>) -> Wsgi {
+        Wsgi {
+            application,
+            environs,
+            draining,
+            spares: Mutex::default(),
+            context: Mutex::default(),
+            stopper: OnceLock::new(),
+            raised: Mutex::default(),
+        }
+    }
+
+    /// The application.
+    pub fn application(&self) -> &Py<PyAny> {
+        &self.application
+    }
+
+    /// What is called before a drain that the server begins by itself.
+    pub fn draining(&self) -> &Py<PyAny> {
+        &self.draining
     }
 
     /// Takes out the exception that is to leave `run()`.
@@ -45,10 +68,19 @@ impl Wsgi {
     }
 
     /// An exception that ends the server after a drain; the first one counts.
-    fn end_with(&self, error: PyErr) {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    fn end_with(&self, py: Python<'_>, error: PyErr) {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = if raised.is_none() { raised.replace(error) } else { Some(error) };
+        drop(raised);
+        drop(later); // without the lock: it may be the last reference to objects of the application
         if let Some(stopper) = self.stopper.get() {
             stopper.stop(true);
+        }
+        let draining = self.draining.bind(py);
+        if !draining.is_none()
+            && let Err(error) = draining.call0()
+        {
+            print_exception(py, &error);
         }
     }
 
@@ -81,16 +113,36 @@ impl Wsgi {
                 return (reply, outcome);
             }
         };
-        let call = || self.application.bind(py).call1((environ, &start_response));
+        let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let context = match context.map_or_else(|| Context::new(py), Ok) {
+            Ok(context) => context,
+            Err(error) => {
+                let outcome = self.failed(py, error, &reply);
+                return (reply, outcome);
+            }
+        };
+        let call = || context.run(py, || self.application.bind(py).call1((environ, &start_response)));
         let (mut reply, returned) = lend(&start_response, reply, call);
-        let outcome = match returned.and_then(|iterable| respond(&mut reply, &start_response, &iterable)) {
+        let responded = returned.and_then(|iterable| {
+            respond(&mut reply, &start_response, &iterable).inspect_err(|_| {
+                // A file that was not sent is closed all the same; a stream closes its iterable itself.
+                if iterable.cast_exact::<FileWrapper>().is_ok()
+                    && let Err(error) = close(&iterable)
+                {
+                    self.report(py, error);
+                }
+            })
+        });
+        let outcome = match responded {
             Ok(Progress::More(mut stream)) => {
                 stream.input = input.map(Bound::unbind);
+                stream.context = Some(context);
                 return (reply, Progress::More(stream));
             }
-            Ok(outcome) => outcome,
+            Ok(outcome) => self.done(py, outcome, &reply),
             Err(error) => self.failed(py, error, &reply),
         };
+        *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
         if let Some(Err(error)) = input.map(|input| close(&input)) {
             self.report(py, error);
         }
@@ -116,7 +168,7 @@ impl Wsgi {
         });
         let outcome = match sent {
             Ok(true) => return (reply, Progress::More(stream)),
-            Ok(false) => Progress::Done,
+            Ok(false) => self.done(py, Progress::Done, &reply),
             Err(error) => self.failed(py, error, &reply),
         };
         self.end(py, *stream);
@@ -131,6 +183,18 @@ impl Wsgi {
         }
     }
 
+    /// The response is given; where less came than was announced, its author is told (PEP 3333, "Handling the
+    /// Content-Length Header").
+    fn done(&self, py: Python<'_>, outcome: Outcome, reply: &Reply) -> Outcome {
+        let missing = reply.missing();
+        if missing > 0 && !reply.is_broken() {
+            let message =
+                format!("the application gave {missing} bytes less than its Content-Length; the response is cut");
+            print_exception(py, &PyRuntimeError::new_err(message));
+        }
+        outcome
+    }
+
     /// The application raised in place of a response.
     fn failed(&self, py: Python<'_>, error: PyErr, reply: &Reply) -> Outcome {
         // A client that went away while write() was sending is no fault of the application.
@@ -143,7 +207,7 @@ impl Wsgi {
     /// SystemExit and KeyboardInterrupt end the server; anything else is printed.
     fn report(&self, py: Python<'_>, error: PyErr) {
         if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
-            self.end_with(error);
+            self.end_with(py, error);
         } else {
             print_exception(py, &error);
         }
@@ -154,13 +218,7 @@ impl Wsgi {
 fn lend<T>(start_response: &Bound<'_, StartResponse>, reply: Reply, work: impl FnOnce() -> T) -> (Reply, T) {
     start_response.get().lend(reply);
     let result = work();
-    loop {
-        // Another thread of the application may be in the middle of a write().
-        if let Some(reply) = start_response.get().take_back() {
-            return (reply, result);
-        }
-        start_response.py().detach(std::thread::yield_now);
-    }
+    (start_response.get().take_back(start_response.py()), result)
 }
 
 /// Sends what `returned` holds, or makes a stream of it.
@@ -174,7 +232,9 @@ fn respond(
         whole(reply, start_response, block)?;
         return Ok(Progress::Done);
     }
+    // Not after write(): the framing may be chunked by then, which the kernel cannot do.
     if let Ok(wrapper) = returned.cast_exact::<FileWrapper>()
+        && !reply.is_started()
         && let Some(part) = wrapper.get().file_part(returned.py())?
     {
         start_response.get().start(reply, Some(part.len))?;
@@ -233,12 +293,12 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn woken(&self) -> Wake {
-        match Python::attach(|py| py.check_signals()) {
+        Python::attach(|py| match py.check_signals() {
             Ok(()) => Wake::GoOn,
             Err(error) => {
-                self.end_with(error);
+                self.end_with(py, error);
                 Wake::Drain
             }
-        }
+        })
     }
 }

@@ -10,6 +10,7 @@
 //! everything before has been handed to the system.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::app::{App, Body, Progress, Request};
@@ -22,6 +23,7 @@ use crate::http1::{Framing, Reject};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::{Flushed, Outbox};
 use crate::reply::{Outgoing, Reply};
+use crate::server::Control;
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
 
@@ -46,11 +48,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(config: &Config) -> Desk {
+    pub(crate) fn new(config: &Config, control: Arc<Control>) -> Desk {
         let server =
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
-        let outgoing = Outgoing { bytes: Vec::new(), stamp, write_timeout: config.write_timeout };
+        let outgoing = Outgoing { bytes: Vec::new(), stamp, control, write_timeout: config.write_timeout };
         Desk {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),
@@ -202,7 +204,14 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         let mut input = std::mem::take(&mut desk.input);
         let mut budget = Budget { requests: REQUESTS_PER_TURN, receives: RECEIVES_PER_TURN, blocks: BLOCKS_PER_TURN };
         let verdict = loop {
-            if self.ready.hung_up || self.answer.broken {
+            if self.ready.hung_up {
+                match self.state {
+                    // What came before the end can still be read from a Unix socket; over TCP the error is read.
+                    State::Head | State::Body(_) => self.ready.readable = true,
+                    _ => break Verdict::Close,
+                }
+            }
+            if self.answer.broken {
                 break Verdict::Close;
             }
             match self.flush_outbox() {
@@ -370,6 +379,13 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             Progress::Done | Progress::Failed => {
                 Counters::count(&turn.counters.cut);
                 reply.connection.answer.persists = false;
+                if reply.connection.answer.framing == ResponseFraming::UntilClose {
+                    // An orderly end would pass for the end of the body: what comes must be an error to the peer.
+                    let connection = &mut *reply.connection;
+                    connection.send_outgoing(&mut reply.outgoing);
+                    connection.socket.reset_on_close();
+                    connection.answer.broken = true;
+                }
             }
         }
         let mut connection = reply.connection;
@@ -407,7 +423,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 }
                 Ok(len) => {
                     // A short read means drained, unless the end of the stream is still to be read.
-                    self.ready.readable = len == input.len() || self.ready.read_closed;
+                    self.ready.readable = len == input.len() || self.ready.read_closed || self.ready.hung_up;
                     &input[..len]
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return (self, outgoing, None),
@@ -570,7 +586,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             bytes: &upload.bytes,
             body: match &upload.spool {
                 Spool::Memory(memory) => Body::Memory(memory),
-                Spool::File(file) => Body::File(file),
+                Spool::File(file) => Body::File(file.get_ref()),
             },
             body_len: upload.len,
             has_body: true,

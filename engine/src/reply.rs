@@ -5,6 +5,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
@@ -12,6 +13,7 @@ use crate::connection::Connection;
 use crate::http1::ResponseHead;
 use crate::http1::response::{ResponseFraming, Stamp, finish_error, finish_head};
 use crate::io::Socket;
+use crate::server::Control;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
 const COPIED_BLOCK_BYTES: usize = 8 * 1024;
@@ -19,12 +21,16 @@ const COPIED_BLOCK_BYTES: usize = 8 * 1024;
 /// Bytes that wait to be sent together; more are handed over at once.
 const OUTGOING_BYTES: usize = 64 * 1024;
 
+/// How long a `write()` waits before it looks for signals: one that comes just before the wait does not interrupt it.
+const WRITE_SLICE: Duration = Duration::from_secs(1);
+
 /// What a thread needs to write answers.
 #[derive(Debug)]
 pub struct Outgoing {
     /// Wire bytes that leave with the next send.
     pub(crate) bytes: Vec<u8>,
     pub(crate) stamp: Stamp,
+    pub(crate) control: Arc<Control>,
     pub(crate) write_timeout: Duration,
 }
 
@@ -58,6 +64,19 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         self.connection.answer.started
     }
 
+    /// Bytes that `Content-Length` announced and nobody has given yet.
+    pub fn missing(&self) -> u64 {
+        match self.connection.answer.framing {
+            ResponseFraming::Length(left) if self.is_started() => left,
+            _ => 0,
+        }
+    }
+
+    /// Whether more was given than `Content-Length` announced; what exceeded it was not sent.
+    pub fn has_excess(&self) -> bool {
+        self.connection.answer.excess
+    }
+
     /// Whether the peer is gone: nothing more can be sent.
     pub fn is_broken(&self) -> bool {
         self.connection.answer.broken
@@ -67,6 +86,8 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
     pub fn start(&mut self, head: &ResponseHead, whole: Option<u64>) {
         debug_assert!(!self.is_started(), "one head a response");
         let answer = &mut self.connection.answer;
+        // The stop may have come while the application was at work.
+        answer.asked.server_persists &= !self.outgoing.control.is_stopping();
         let out = &mut self.outgoing.bytes;
         let (framing, persists) = finish_head(head, answer.asked, whole, &self.outgoing.stamp, out);
         answer.framing = framing;
@@ -153,33 +174,39 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         self.connection.outbox.push_file(file, offset, len);
     }
 
-    /// For `write()`: adds a block and hands over everything, blocking the thread for as long as the peer needs.
+    /// For `write()`, after [`Reply::block`]: hands over everything, blocking the thread for as long as the peer needs.
+    /// `Ok(false)` where a signal came, or may have come: see to it, and call again with the same `waited`, which is
+    /// the time since the peer last took something.
     ///
     /// # Errors
-    /// [`Broken`] where the peer is gone or too slow; the response is over then.
-    pub fn write(&mut self, data: &[u8], own: impl FnOnce() -> A::Block) -> Result<(), Broken> {
-        self.block(data, own);
+    /// [`Broken`] where the peer is gone or too slow, or the server is stopped at once; the response is over then.
+    pub fn hand_over(&mut self, waited: &mut Duration) -> Result<bool, Broken> {
         self.connection.send_outgoing(&mut self.outgoing);
+        let result = self.wait_until_empty(waited);
+        self.connection.answer.broken |= result.is_err();
+        result
+    }
+
+    fn wait_until_empty(&mut self, waited: &mut Duration) -> Result<bool, Broken> {
         let connection = &mut *self.connection;
         while !connection.outbox.is_empty() && !connection.answer.broken {
-            match connection.socket.wait_writable(self.outgoing.write_timeout) {
+            if self.outgoing.control.is_aborting() {
+                return Err(Broken::Io(io::ErrorKind::ConnectionAborted.into()));
+            }
+            match connection.socket.wait_writable(WRITE_SLICE.min(self.outgoing.write_timeout)) {
                 Ok(true) => {
+                    *waited = Duration::ZERO;
                     connection.flush_outbox();
                 }
                 Ok(false) => {
-                    connection.answer.broken = true;
-                    return Err(Broken::TimedOut);
+                    *waited += WRITE_SLICE;
+                    return if *waited < self.outgoing.write_timeout { Ok(false) } else { Err(Broken::TimedOut) };
                 }
-                Err(error) => {
-                    connection.answer.broken = true;
-                    return Err(Broken::Io(error));
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+                Err(error) => return Err(Broken::Io(error)),
             }
         }
-        if connection.answer.broken {
-            return Err(Broken::Io(io::ErrorKind::BrokenPipe.into()));
-        }
-        Ok(())
+        if connection.answer.broken { Err(Broken::Io(io::ErrorKind::BrokenPipe.into())) } else { Ok(true) }
     }
 
     /// Ends the body: `false` where less came than was announced.

@@ -49,9 +49,22 @@ pub struct Stopper<W> {
     waker: W,
 }
 
-#[derive(Default)]
-struct Control {
+/// What has been asked of a server from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
     wanted: AtomicU8,
+}
+
+impl Control {
+    /// Whether the server has been asked to end, be it that the loop has not heard of it yet.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it has been asked to end at once.
+    pub(crate) fn is_aborting(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) == ABORT
+    }
 }
 
 const DRAIN: u8 = 1;
@@ -98,7 +111,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// # Errors
     /// What the kernel says of the poller; faults of a peer or of a connection are none.
     pub fn run(&self) -> io::Result<()> {
-        let mut desk = Desk::new(&self.config);
+        let mut desk = Desk::new(&self.config, self.control.clone());
         let mut state = self.lock();
         let result = loop {
             let Task { token, connection, expired } = match state.next(self) {
@@ -155,6 +168,8 @@ struct Slot<N: Net, A: App<N::Socket>> {
     registered: bool,
     /// A deadline of this kind has passed.
     expired: Option<Timeout>,
+    /// What the poller calls it; never the same twice for one token.
+    name: usize,
 }
 
 /// A connection to be served, by whoever took it from the loop.
@@ -181,7 +196,13 @@ struct Loop<N: Net, A: App<N::Socket>> {
     phase: Phase,
     /// The calendar's second, since 1970, as of the last wait.
     second: u64,
+    admitted: usize,
 }
+
+/// Half of a poller's name is the token. The rest tells a connection from one that had the token before: a forked
+/// child keeps such a socket open, and the kernel goes on reporting it.
+const TOKEN_BITS: u32 = usize::BITS / 2;
+const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
 
 impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     fn new(net: N, config: &Config) -> Self {
@@ -212,6 +233,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             max_connections,
             phase: Phase::Serving,
             second: 0,
+            admitted: 0,
         }
     }
 
@@ -252,7 +274,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                         *accepting = true;
                     }
                 }
-                Event::Socket(token, news) => self.note(token, news),
+                Event::Socket(name, news) => {
+                    let token = name & TOKEN_MASK;
+                    if self.slots.get(token).is_some_and(|slot| slot.name == name) {
+                        self.note(token, news);
+                    }
+                }
             }
         }
         self.events = events;
@@ -309,7 +336,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     ) -> Option<Box<Connection<N::Socket, A>>> {
         let slot = &mut self.slots[token];
         // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
-        let kept = verdict != Verdict::Close && (slot.registered || self.net.add(token, &connection.socket).is_ok());
+        let kept =
+            verdict != Verdict::Close && (slot.registered || self.net.add(slot.name, &connection.socket).is_ok());
         if !kept {
             self.timeouts.disarm(token);
             self.slots.remove(token);
@@ -360,7 +388,9 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     fn admit(&mut self, connection: Box<Connection<N::Socket, A>>, server: &Server<N, A>) {
         let news = Readiness::default();
         let connection = Some(connection);
-        let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None });
+        self.admitted = self.admitted.wrapping_add(1) & (TOKEN_MASK >> 1); // below the names of listeners
+        let name = self.admitted << TOKEN_BITS | self.slots.vacant_key();
+        let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None, name });
         Counters::count(&server.counters.connections);
         server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
         self.enqueue(token);

@@ -2,7 +2,9 @@
 //! Must not know: sockets, framing.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
+
+const FILE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A body that is being collected.
 #[derive(Debug)]
@@ -10,7 +12,8 @@ pub enum Spool {
     /// Small enough so far.
     Memory(Vec<u8>),
     /// Past the limit: all of it is in the file, which no name leads to.
-    File(File),
+    /// Pieces may be single bytes (chunks of one byte each), and must not be a system call each.
+    File(BufWriter<File>),
 }
 
 impl Spool {
@@ -26,7 +29,7 @@ impl Spool {
                 Ok(())
             }
             Spool::Memory(memory) => {
-                let mut file = tempfile::tempfile()?;
+                let mut file = BufWriter::with_capacity(FILE_BUFFER_BYTES, tempfile::tempfile()?);
                 file.write_all(memory)?;
                 file.write_all(data)?;
                 *self = Spool::File(file);
@@ -42,7 +45,7 @@ impl Spool {
     pub fn rewind(&mut self) -> io::Result<()> {
         match self {
             Spool::Memory(_) => Ok(()),
-            Spool::File(file) => file.rewind(),
+            Spool::File(file) => file.rewind(), // flushes first
         }
     }
 }
@@ -68,9 +71,9 @@ mod tests {
         spool.push(b"rld", 8)?;
         spool.push(b"!", 8)?;
         spool.rewind()?;
-        let Spool::File(mut file) = spool else { panic!("past the limit, in a file") };
+        let Spool::File(file) = &mut spool else { panic!("past the limit, in a file") };
         let mut text = String::new();
-        file.read_to_string(&mut text)?;
+        file.get_mut().read_to_string(&mut text)?;
         assert_eq!(text, "hello world!");
         Ok(())
     }

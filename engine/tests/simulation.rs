@@ -87,8 +87,14 @@ impl<S: Socket> App<S> for Anything {
             "write" => {
                 reply.start(&head(&id, None), None);
                 for _ in 0..count {
-                    if reply.write(&block, || block.clone()).is_err() {
-                        return (reply, Progress::Failed);
+                    reply.block(&block, || block.clone());
+                    let mut waited = Duration::ZERO;
+                    loop {
+                        match reply.hand_over(&mut waited) {
+                            Ok(true) => break,
+                            Ok(false) => {}
+                            Err(_) => return (reply, Progress::Failed),
+                        }
                     }
                 }
                 return (reply, Progress::Done);

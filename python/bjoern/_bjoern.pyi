@@ -1,6 +1,6 @@
 # The compiled module: the engine and its binding to WSGI. The docstrings are in the module itself.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, final
 
 from _typeshed.wsgi import WSGIApplication
@@ -8,7 +8,7 @@ from _typeshed.wsgi import WSGIApplication
 from .options import Options
 from .sockets import SocketLike
 
-__all__ = ["Engine", "FileWrapper", "features", "server_run", "version"]
+__all__ = ["Engine", "FileWrapper", "features", "note_fork", "server_run", "version"]
 
 version: tuple[int, int, int]
 features: dict[str, bool]
@@ -25,11 +25,18 @@ class FileWrapper:
 
 @final
 class Engine:
-    def __new__(cls, app: WSGIApplication, listeners: Sequence[int], options: Options) -> Engine: ...
+    def __new__(
+        cls,
+        app: WSGIApplication,
+        listeners: Sequence[int],
+        options: Options,
+        draining: Callable[[], object] | None = None,
+    ) -> Engine: ...
     @property
     def wakeup_fd(self) -> int: ...
     def run(self) -> None: ...
     def stop(self, graceful: bool = True) -> None: ...
     def stats(self) -> dict[str, int]: ...
 
+def note_fork() -> None: ...
 def server_run(sock: SocketLike, wsgi_app: WSGIApplication, *_statsd: Any) -> None: ...

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import addresses
-from ._bjoern import Engine
+from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
 from .options import Options
 from .signals import ShutdownSignals
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
+
+os.register_at_fork(after_in_parent=note_fork)
 
 Bind = str | Address
 
@@ -63,6 +65,8 @@ class Server:
             raise ValueError("no address to listen on: give at least one")
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
+        self._began = False
+        self._stats: dict[str, int] = {}
         self._stop: bool | None = None  # graceful or not, once asked for
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -80,12 +84,13 @@ class Server:
         death by SIGTERM. Raises, after the drain, what a signal handler of yours or, as SystemExit or
         KeyboardInterrupt, the application raised; RuntimeError when called again.
         """
-        if self._engine is not None:
+        if self._began:
             raise RuntimeError("a server runs once; make a new Server to serve again")
+        self._began = True
         with ShutdownSignals(self.stop) as signals:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
-                engine = Engine(self._app, [descriptor(sock) for sock in self.sockets], self.options)
+                engine = Engine(self._app, [descriptor(sock) for sock in self.sockets], self.options, self.close)
                 signals.wake(engine.wakeup_fd)
                 self._engine = engine
                 if self._stop is not None:
@@ -95,6 +100,8 @@ class Server:
                 engine.run()
             finally:
                 self.close()
+                if self._engine is not None:  # its descriptors go with it
+                    self._stats, self._engine = self._engine.stats(), None
 
     def stop(self, graceful: bool = True) -> None:
         """Makes `run` return: gracefully, with the requests at hand answered within `graceful_timeout`, or at once.
@@ -104,13 +111,15 @@ class Server:
         # No lock, because a signal handler may be in the way of itself. `run` sets _engine, then looks at _stop;
         # here it is the other way round, so one of the two sees the other. Stopping twice does no harm.
         self._stop = graceful and self._stop is not False
-        if self._engine is not None:
-            self._engine.stop(graceful)
+        engine = self._engine
+        if engine is not None:
+            engine.stop(graceful)
             self.close()  # the engine has its own descriptors; while ours are open, the kernel would queue connections
 
     def stats(self) -> dict[str, int]:
-        """The engine's counters since `run` began; empty before."""
-        return {} if self._engine is None else self._engine.stats()
+        """The engine's counters since `run` began, empty before; after `run` they stay."""
+        engine = self._engine
+        return dict(self._stats) if engine is None else engine.stats()
 
     def close(self) -> None:
         """Closes the sockets this server opened and removes their files. `run` does so when it stops."""

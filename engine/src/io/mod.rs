@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-pub use system::{System, SystemSocket, SystemWaker};
+pub use system::{System, SystemSocket, SystemWaker, note_fork};
 
 /// Milliseconds since the server was made, on a clock that never goes back.
 pub type Millis = u64;
@@ -78,7 +78,11 @@ pub trait Socket: Send + Sync + 'static {
     /// Ends the sending direction, so that the peer sees the end while it may still be sending.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Blocks the calling thread until more can be sent; `Ok(false)` after `timeout`.
+    /// Makes the close reset the connection: the peer gets an error in place of the end of the stream.
+    fn reset_on_close(&mut self);
+
+    /// Blocks the calling thread until more can be sent; `Ok(false)` after `timeout`,
+    /// [`io::ErrorKind::Interrupted`] where a signal came.
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool>;
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::unix::SourceFd;
@@ -186,18 +187,31 @@ impl Socket for SystemSocket {
         Ok(shutdown(&self.0, Shutdown::Write)?)
     }
 
+    fn reset_on_close(&mut self) {
+        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+    }
+
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
-        let until = Instant::now() + timeout;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-                Ok(ready) => return Ok(ready > 0),
-            }
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        Ok(poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timeout))? > 0)
+    }
+}
+
+impl Drop for SystemSocket {
+    fn drop(&mut self) {
+        if FORKED.load(Ordering::Relaxed) {
+            // A child may hold the socket, too: the close alone would not be the end of the connection.
+            let _ = shutdown(&self.0, Shutdown::Both);
         }
     }
+}
+
+/// Whether this process has children that did not exec, and so share its sockets.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// To be called in the parent after a fork: from now on connections are shut down before they are closed.
+pub fn note_fork() {
+    FORKED.store(true, Ordering::Relaxed);
 }
 
 /// A byte down a socket pair. Its descriptor also serves `signal.set_wakeup_fd`, which writes such a byte.

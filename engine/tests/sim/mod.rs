@@ -385,6 +385,8 @@ impl Socket for SimSocket {
         Ok(())
     }
 
+    fn reset_on_close(&mut self) {}
+
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
         let mut world = self.world.lock();
         let deadline = world.now + timeout.as_millis() as Millis;

@@ -1,0 +1,111 @@
+"""The site with Flask, and what Flask adds: a conditional download, a stream that reads request and session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from wsgiref.validate import validator
+
+from flask import (
+    Flask,
+    Response,
+    flash,
+    get_flashed_messages,
+    jsonify,
+    redirect,
+    request,
+    send_file,
+    session,
+    stream_with_context,
+)
+from werkzeug.wrappers import Response as BaseResponse
+
+from frameworks.sites import FILE, digest, lines
+
+app = Flask(__name__)
+app.secret_key = "only for tests"
+
+
+@app.get("/hello/<name>")
+def hello(name: str) -> Response:
+    return Response(f"Hello, {name}!", mimetype="text/plain")
+
+
+@app.get("/stream/<int:blocks>")
+def stream(blocks: int) -> Response:
+    return Response(lines(blocks), mimetype="text/plain")
+
+
+@app.get("/count")
+def count() -> Response:
+    session["count"] = session.get("count", 0) + 1
+    return jsonify(session["count"])
+
+
+@app.get("/file")
+def file() -> BaseResponse:
+    return send_file(FILE, as_attachment="attachment" in request.args, download_name="größe.bin")
+
+
+@app.get("/empty")
+def empty() -> Response:
+    response = Response(status=204)
+    del response.headers["Content-Type"]  # of nothing; the checker minds
+    return response
+
+
+@app.get("/away")
+def away() -> BaseResponse:
+    return redirect("/hello/away")
+
+
+@app.get("/error")
+def error() -> Response:
+    raise ValueError("on purpose")
+
+
+@app.post("/upload")
+def upload() -> Response:
+    content = request.files["file"]
+    return jsonify(digest(content.stream) | {"name": content.filename, "word": request.form["word"]})
+
+
+@app.post("/raw")
+def raw() -> Response:
+    return jsonify(digest(request.stream))
+
+
+# Flask's own ---------------------------------------------------------------------------------------------------------
+
+
+@app.get("/in_context/<int:blocks>")
+def in_context(blocks: int) -> Response:
+    """A stream that needs the request and the session after the view has returned; each block is its own write."""
+
+    def generate() -> Iterator[str]:
+        for number in range(blocks):
+            yield f"{number} {request.args['word']} {session.get('count', 0)}\n"
+
+    return Response(stream_with_context(generate()), mimetype="text/plain")
+
+
+@app.get("/broken_stream")
+def broken_stream() -> Response:
+    def generate() -> Iterator[str]:
+        yield "first\n"
+        raise ValueError(f"in the stream of {request.path}")
+
+    return Response(stream_with_context(generate()), mimetype="text/plain")
+
+
+@app.get("/flash")
+def set_flash() -> BaseResponse:
+    flash("seen once")
+    return redirect("/flashed")
+
+
+@app.get("/flashed")
+def flashed() -> Response:
+    return jsonify(get_flashed_messages())
+
+
+checked = validator(app)
