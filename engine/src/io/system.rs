@@ -1,5 +1,6 @@
 //! The kernel's own door: mio's poller (epoll, kqueue), sockets by rustix.
-//! Invariant: a socket is registered once, for both directions, edge-triggered; closing it is all the clean-up there is.
+//! Invariant: a socket is registered once, for both directions, edge-triggered, under a name that no other ever had:
+//! where a forked child holds it, too, the kernel goes on reporting it after its close.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
