@@ -21,6 +21,7 @@ help:
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
+	@echo "make bench   this server beside others: CPU time per request"
 	@echo "make build   the release extension in $(VENV)"
 	@echo "make clean   remove what was built"
 
@@ -95,3 +96,9 @@ fuzz:
 	$(PYTHON) engine/fuzz/seed.py
 	cd engine && for target in head chunked connection; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+
+# Needs wrk and util-linux. About 11 minutes; QUICK=1 prints rough numbers after 3.
+.PHONY: bench
+bench: build
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python bench/report.py --write)

@@ -1,0 +1,171 @@
+"""How light the server is: sizes, memory, the cost of importing it, what it does while nothing happens.
+
+Knows: /proc, maturin's wheel.   Must not know: requests' speed.
+Each measure has a limit; one that is passed makes the program end with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from peers import ROOT
+from processes import ProcessGroup, free_port
+
+import bjoern._bjoern as extension
+
+BENCH = Path(__file__).resolve().parent
+IDLE_CONNECTIONS = 10_000
+IMPORT_PAIRS = 40  # interpreters started with the import, and as many without, in turn
+QUIET = 3.0  # seconds in which an idle server must not wake up
+SERVE = "from apps import hello; import bjoern; bjoern.run(hello, '127.0.0.1', {port})"
+IMPORTED = "import sys; bare = set(sys.modules); from apps import hello; import bjoern; from bjoern import run; "
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`measure()` gives a number in `unit`, which is to be `most` at most."""
+
+    title: str
+    unit: str
+    most: float
+    measure: Callable[[], float]
+
+
+def _environ() -> dict[str, str]:
+    # Compiled files may be written: an import that compiles anew each time is not what users have.
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'python'}:{BENCH}"}
+
+
+def extension_size() -> float:
+    return Path(extension.__file__).stat().st_size / 1e6
+
+
+def wheel_size() -> float:
+    """Builds the wheel as a release does, short of compiling what is compiled already."""
+    maturin = shutil.which("maturin", path=str(Path(sys.executable).parent)) or "maturin"
+    with tempfile.TemporaryDirectory() as out:
+        command = [maturin, "build", "--release", "--locked", "--quiet", "-i", sys.executable, "--out", out]
+        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+        return next(Path(out).glob("*.whl")).stat().st_size / 1e3
+
+
+@contextmanager
+def _serving() -> Iterator[tuple[ProcessGroup, int]]:
+    port = free_port()
+    with ProcessGroup([sys.executable, "-c", SERVE.format(port=port)], _environ()) as server:
+        server.wait_listening(port)
+        time.sleep(0.2)  # the connection that wait_listening made is gone, too
+        yield server, port
+
+
+def added_memory() -> float:
+    """The server that listens, beside an interpreter that has imported the same modules of others."""
+    names = subprocess.run(
+        [sys.executable, "-c", IMPORTED + "import json; print(json.dumps(sorted(set(sys.modules) - bare)))"],
+        env=_environ(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    others = [name for name in json.loads(names.stdout) if name.partition(".")[0] not in ("bjoern", "_bjoern")]
+    bare = f"import importlib\nfor name in {others!r}: importlib.import_module(name)\nimport time; time.sleep(60)"
+    differences = []
+    for _ in range(3):
+        with ProcessGroup([sys.executable, "-c", bare], _environ()) as interpreter, _serving() as (server, _port):
+            time.sleep(0.3)
+            differences.append((server.pss() - interpreter.pss()) / 1e6)
+    return median(differences)
+
+
+def idle_connection() -> float:
+    """What 10,000 connections add that have made one request each, divided by their number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with _serving() as (server, port):
+        _hold(port, 1).communicate()
+        before = server.pss()
+        holder = _hold(port, IDLE_CONNECTIONS)
+        after = server.pss()
+        holder.communicate()
+        return (after - before) / IDLE_CONNECTIONS
+
+
+def _hold(port: int, count: int) -> subprocess.Popen[str]:
+    holder = subprocess.Popen(
+        [sys.executable, str(BENCH / "client" / "idle.py"), str(port), str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    held = int(holder.stdout.readline() or 0)
+    if held < count:
+        holder.communicate()
+        sys.exit(f"{held:,} of {count:,} connections were served: is the limit of open files (ulimit -n) below that?")
+    return holder
+
+
+def import_time() -> float:
+    """CPU milliseconds of `import bjoern` beside a bare interpreter: the difference of the medians."""
+    spent: dict[str, list[float]] = {"pass": [], "import bjoern": []}
+    for _ in range(IMPORT_PAIRS):
+        for statement, times in spent.items():
+            process = subprocess.Popen([sys.executable, "-c", statement], env=_environ())
+            usage = os.wait4(process.pid, 0)[2]
+            process.returncode = 0  # it is waited for already
+            times.append((usage.ru_utime + usage.ru_stime) * 1e3)
+    return median(spent["import bjoern"]) - median(spent["pass"])
+
+
+def wake_ups() -> float:
+    """Times that any thread of an idle server was put on a core."""
+    with _serving() as (server, port):
+        _hold(port, 1).communicate()
+        time.sleep(0.5)
+        before = _switches(server.process.pid)
+        time.sleep(QUIET)
+        return _switches(server.process.pid) - before
+
+
+def _switches(pid: int) -> int:
+    count = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        count += sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
+    return count
+
+
+LIMITS = (
+    Limit("the extension, stripped", "MB", 1.0, extension_size),
+    Limit("the wheel", "kB", 500.0, wheel_size),
+    Limit("a server that listens, beside an interpreter with the same imports", "MB of PSS", 0.6, added_memory),
+    Limit("an idle connection that has made a request", "bytes of PSS", 256.0, idle_connection),
+    Limit("import bjoern, beside a bare interpreter", "ms of CPU", 3.0, import_time),
+    Limit(f"an idle server in {QUIET:.0f} s", "wake-ups", 0.0, wake_ups),
+)
+
+
+def main() -> None:
+    passed = 0
+    for limit in LIMITS:
+        value = limit.measure()
+        passed += value > limit.most
+        verdict = "" if value <= limit.most else "  <-- more than the limit"
+        print(f"{limit.title}: {value:.3g} {limit.unit} (at most {limit.most:g}){verdict}", flush=True)
+    if passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What the results say: medians, ratios, tables, the chart, and the parts of the documents that are made from them.
+
+Knows: the form of the results, Markdown, SVG.
+Must not know: how anything is measured.
+Run as a program it writes the tables into README.md and docs/performance.md, between `<!-- bench NAME -->` and
+`<!-- /bench -->`, and the chart to docs/performance.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import re
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from peers import BJOERN, PEERS
+from workloads import BEST, BEST_WHOLE, ITSELF, WORKLOADS, Measure, Target, Workload
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).with_name("results.json")
+CHART = ROOT / "docs" / "performance.svg"
+COLLECTING = {peer.name for peer in PEERS if peer.collects_bodies}
+
+Results = dict[str, Any]
+Cell = dict[str, Any]
+
+
+def cpu(cell: Cell, measure: Measure = "total") -> float | None:
+    """Microseconds of CPU a request, or None where nothing was measured.
+
+    The total is the median of the rounds. The user's share is that of all rounds together: the kernel only samples it.
+    """
+    samples: list[dict[str, float]] = cell["samples"]
+    if not samples or "unfit" in cell:
+        return None
+    total: float = median(sample["cpu_us"] for sample in samples)
+    if measure == "total":
+        return total
+    spent = sum(sample["cpu_us"] * sample["requests"] for sample in samples)
+    return total * sum(sample["user_us"] * sample["requests"] for sample in samples) / spent
+
+
+def middle(cell: Cell, field: str) -> float:
+    """The median of one field over the rounds."""
+    value: float = median(sample[field] for sample in cell["samples"])
+    return value
+
+
+def reference(target: Target, cells: dict[str, Cell]) -> tuple[str, float] | None:
+    """Whom a target compares with, and that one's microseconds. For BEST: the peer that needs the least of this."""
+    if target.against == ITSELF:
+        alone = [sample["alone_us"] for sample in cells.get(BJOERN, {"samples": []})["samples"]]
+        return (ITSELF, median(alone)) if alone else None
+    if target.against in (BEST, BEST_WHOLE):
+        names = [name for name in cells if name != BJOERN and (target.against == BEST or name in COLLECTING)]
+    else:
+        names = [target.against]
+    found = [(name, value) for name in names if name in cells and (value := cpu(cells[name], target.measure))]
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
+def targets(results: Results) -> list[tuple[Workload, Target, str, float]]:
+    """Every target that was measured: the workload, the target, whom it was compared with, the ratio."""
+    rows = []
+    for workload in WORKLOADS:
+        cells = results["workloads"].get(workload.name, {})
+        own = {measure: cpu(cells.get(BJOERN, {"samples": []}), measure) for measure in ("total", "user")}
+        for target in workload.targets:
+            other, mine = reference(target, cells), own[target.measure]
+            if other and mine:
+                rows.append((workload, target, other[0], mine / other[1]))
+    return rows
+
+
+def table(results: Results) -> str:
+    """Markdown: a row a workload, a column a server, microseconds of CPU a request (user's part in brackets)."""
+    names = [peer.name for peer in PEERS if any(peer.name in cells for cells in results["workloads"].values())]
+    lines = ["| CPU time of the server per request, µs (in user space) | " + " | ".join(names) + " |"]
+    lines.append("|---|" + "---:|" * len(names))
+    for workload in WORKLOADS:
+        if cells := results["workloads"].get(workload.name):
+            lines.append(f"| {workload.title} | " + " | ".join(_entry(cells.get(name)) for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    total, user = cpu(cell), cpu(cell, "user")
+    return "✗" if total is None or user is None else f"{number(total)} ({number(user)})"
+
+
+def number(value: float) -> str:
+    """Three figures are more than the measurement is good for."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def ratios(results: Results) -> str:
+    """Markdown: the targets, and what was measured."""
+    lines = ["| workload | measure | against | at most | measured | |", "|---|---|---|---:|---:|---|"]
+    for workload, target, name, ratio in targets(results):
+        against = name if name == target.against else f"{target.against}: {name}"
+        verdict = "met" if ratio <= target.ratio else "not met"
+        lines.append(
+            f"| {workload.title} | {target.measure} | {against} | {target.ratio:.2f} | {ratio:.2f} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def memory(results: Results) -> str:
+    """Markdown: memory, rate and latency after the hello workload."""
+    lines = [
+        "| | memory (PSS), MB | requests/s | median wait, µs | share of its core used |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, cell in results["workloads"].get("hello", {}).items():
+        if cpu(cell):
+            rate = median(sample["requests"] / sample["seconds"] for sample in cell["samples"])
+            used = f"{min(1.0, middle(cell, 'busy')):.0%}"
+            lines.append(
+                f"| {name} | {middle(cell, 'pss') / 1e6:.1f} | {rate:,.0f} | {middle(cell, 'p50_us'):,.0f} | {used} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def unfit(results: Results) -> str:
+    """Markdown: what is not in the table, and why."""
+    lines = [f"- {name}: {_inline(reason)}." for name, reason in results["absent"].items()]
+    for workload in WORKLOADS:
+        for name, cell in results["workloads"].get(workload.name, {}).items():
+            if "unfit" in cell:
+                lines.append(f"- {workload.title}, {name}: {_inline(cell['unfit'])}.")
+    return "\n".join(lines) + "\n" if lines else "Every server did every workload.\n"
+
+
+def _inline(text: str) -> str:
+    return "`" + " ".join(text.replace("`", "'").split())[:160].rstrip(".") + "`"
+
+
+def where(results: Results) -> str:
+    """Markdown: date, machine and versions."""
+    machine, versions = results["machine"], results["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{results['date']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory']}; {machine['kernel']}, "
+        f"{machine['congestion_control']}, {machine['libc']}; {machine['python']}; "
+        f"{results['rounds']} rounds. {named}.\n"
+    )
+
+
+# The chart's panels: what most people's servers do most of the time.
+PANELS = ("hello", "browser", "post", "close", "flask", "django")
+WIDTH, PANEL, ROW, LABEL, TOP = 860, 430, 18, 120, 54
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 13px }
+.small { font-size: 11px; fill: #57606a } .own .user { fill: #0a7f4f } .own .kernel { fill: #6fc5a0 }
+.user { fill: #57606a } .kernel { fill: #b6bec6 } .own text { font-weight: 600 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 } .small { fill: #9198a1 } .user { fill: #9198a1 } .kernel { fill: #4b535d }
+  .own .user { fill: #3fb984 } .own .kernel { fill: #1f6b4a }
+}"""
+
+
+def chart(results: Results) -> str:
+    """SVG: a panel a workload, a bar a server, its user part dark; a bar that is too long for its panel says so."""
+    panels = [workload for workload in WORKLOADS if workload.name in PANELS and workload.name in results["workloads"]]
+    height = (max((len(results["workloads"][panel.name]) for panel in panels), default=0) + 2) * ROW + 14
+    parts = [
+        '<text class="title" x="10" y="20">CPU time of the server per request, microseconds (shorter is better)</text>',
+        '<text class="small" x="10" y="38">dark: in user space; light: in the kernel, '
+        f"mostly loopback TCP. {html.escape(results['machine']['python'].split(' (')[0])}, {results['date']}</text>",
+    ]
+    for place, panel in enumerate(panels):
+        x, y = (place % 2) * PANEL, TOP + (place // 2) * height
+        parts.append(f'<g transform="translate({x} {y})">{_panel(panel, results["workloads"][panel.name])}</g>')
+    total = TOP + (len(panels) + 1) // 2 * height
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" width="{WIDTH}" height="{total}" '
+        f'role="img" aria-label="CPU time of WSGI servers per request">\n<style>{STYLE}</style>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+
+
+def _panel(workload: Workload, cells: dict[str, Cell]) -> str:
+    rows = [(name, total, cpu(cell, "user") or 0.0) for name, cell in cells.items() if (total := cpu(cell))]
+    own = next((total for name, total, _ in rows if name == BJOERN), None)
+    room = PANEL - LABEL - 110
+    # Six times ours fills the room: the ones to compare with are near, the far ones are cut off and say their number.
+    scale = room / min(max((total for _, total, _ in rows), default=1.0), 6 * (own or 1e9))
+    parts = [f'<text class="title" x="10" y="16">{html.escape(workload.title)}</text>']
+    for row, (name, total, user) in enumerate(rows):
+        y = 26 + row * ROW
+        whole, dark = min(total * scale, room), min(user * scale, room)
+        times = f"{number(total)}" + (f" · {total / own:.1f}×" if own and name != BJOERN else "")  # noqa: RUF001
+        cut = " »" if total * scale > room + 0.5 else ""
+        parts.append(
+            f"<g{' class=' + chr(34) + 'own' + chr(34) if name == BJOERN else ''}>"
+            f'<text x="{LABEL}" y="{y + 11}" text-anchor="end">{html.escape(name)}</text>'
+            f'<rect class="kernel" x="{LABEL + 6}" y="{y + 1}" width="{whole:.1f}" height="{ROW - 5}"/>'
+            f'<rect class="user" x="{LABEL + 6}" y="{y + 1}" width="{dark:.1f}" height="{ROW - 5}"/>'
+            f'<text class="small" x="{LABEL + 10 + whole:.1f}" y="{y + 11}">{times}{cut}</text></g>'
+        )
+    return "".join(parts)
+
+
+def text(results: Results) -> str:
+    """For a terminal."""
+    parts = [where(results), table(results), ratios(results), memory(results), unfit(results)]
+    return "\n".join(parts) + f"\n{results['minutes']} minutes\n"
+
+
+SECTIONS = {"where": where, "table": table, "ratios": ratios, "memory": memory, "unfit": unfit}
+
+
+def fill(document: str, results: Results) -> str:
+    """The document with its marked sections made anew. Raises KeyError for a section that does not exist."""
+
+    def made(found: re.Match[str]) -> str:
+        return f"<!-- bench {found[1]} -->\n{SECTIONS[found[1]](results)}<!-- /bench -->"
+
+    return re.sub(r"<!-- bench (\w+) -->.*?<!-- /bench -->", made, document, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Shows the results, and writes them into the documents.")
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--write", action="store_true", help="fill README.md and docs/performance.md, draw the chart")
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text())
+    if not options.write:
+        print(text(results))
+        return
+    CHART.write_text(chart(results))
+    for document in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
+        document.write_text(fill(document.read_text(), results))
+
+
+if __name__ == "__main__":
+    main()
