@@ -99,6 +99,9 @@ fuzz:
 
 # Needs wrk and util-linux. About 11 minutes; QUICK=1 prints rough numbers after 3.
 .PHONY: bench
-bench: build
+bench: build .venv-bench/unavailable.json
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python bench/report.py --write)
+
+.venv-bench/unavailable.json: bench/requirements.txt bench/peers.py
+	$(BIN)/python bench/peers.py

@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,14 +39,17 @@ def interpreter() -> str:
     return f"{build} {platform.machine()} {' '.join(platform.libc_ver())} {platform.python_compiler()}"
 
 
+def _environ() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'python'}:{BENCH}", "PYTHONHASHSEED": "0"}
+
+
 def collected(workload: Workload, requests: int) -> int:
     """All instructions in user space of a server's life, from its start to the end of `requests` requests."""
     module, app = workload.application
     port = free_port()
     serve = f"from {module} import {app} as app; import bjoern; bjoern.run(app, '127.0.0.1', {port})"
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", serve]
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'python'}:{BENCH}", "PYTHONHASHSEED": "0"}
-    with ProcessGroup(command, environ) as server:
+    with ProcessGroup(command, _environ()) as server:
         server.wait_listening(port, START_DEADLINE)
         probe(dataclasses.replace(workload, probes=requests), port)
         server.process.send_signal(signal.SIGINT)
@@ -69,6 +73,8 @@ def main() -> None:
     options = parser.parse_args()
     if not shutil.which("valgrind"):
         sys.exit("valgrind is missing: install it (Debian: apt-get install valgrind)")
+    # Once without callgrind: Python compiles then what has changed, and no count contains that.
+    subprocess.run([sys.executable, "-c", "import apps, bjoern; bjoern.run"], env=_environ(), check=True)
     known = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
     budget = known.setdefault(interpreter(), {})
     grown = []
