@@ -32,6 +32,8 @@ struct Inner {
     called: bool,
     /// The response, while the application works on it.
     reply: Option<Reply>,
+    /// Whether a thread waits for it.
+    awaited: bool,
 }
 
 impl StartResponse {
@@ -45,8 +47,12 @@ impl StartResponse {
 
     /// Lends the reply to the application.
     pub fn lend(&self, reply: Reply) {
-        self.lock().reply = Some(reply);
-        self.returned.notify_one();
+        let mut inner = self.lock();
+        inner.reply = Some(reply);
+        // A Condvar's notify is a system call even where nobody waits.
+        if inner.awaited {
+            self.returned.notify_one();
+        }
     }
 
     /// Takes the reply, if nobody else has it.
@@ -67,8 +73,10 @@ impl StartResponse {
         let mut inner = self.lock();
         loop {
             if let Some(reply) = inner.reply.take() {
+                inner.awaited = false;
                 return reply;
             }
+            inner.awaited = true;
             inner = self.returned.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
     }
