@@ -145,6 +145,40 @@ def test_a_request_before_the_close_of_a_unix_socket_is_served(tmp_path: Path) -
     assert ("/hook", b"abc") in seen
 
 
+def test_body_buffer_holds_for_a_body_that_comes_with_its_head() -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        kind = type(environ["wsgi.input"]).__name__
+        return [f"{kind} {len(environ['wsgi.input'].read())}".encode()]
+
+    with bjoern.Server(app, "127.0.0.1:0", body_buffer=10) as server:
+        for length, kind in [(10, "BytesIO"), (11, "BufferedReader")]:
+            wire = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length + b"x" * length
+            assert ask(server, wire).endswith(f"\r\n\r\n{kind} {length}".encode())
+
+
+def test_what_cannot_be_iterated_over_is_closed() -> None:
+    class Broken:
+        closed = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            raise ValueError("wanted")
+
+        def close(self) -> None:
+            self.closed += 1
+            raise ValueError("wanted, too")
+
+    broken = Broken()
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return broken
+
+    with bjoern.Server(app, "127.0.0.1:0") as server:
+        assert ask(server, GET % b"/").startswith(b"HTTP/1.1 500 ")
+    assert broken.closed == 1
+
+
 def test_a_stop_during_the_call_is_said_in_its_answer() -> None:
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
         server.stop()

@@ -35,11 +35,11 @@ mod _bjoern {
         sock.py().import("bjoern")?.call_method1("server_run", (sock, wsgi_app)).map(drop)
     }
 
-    /// To be called in the parent after `os.fork()`: a child holds the connections, too, so they are shut down from now
-    /// on, not just closed.
+    /// To be called after `os.fork()`: a child holds the connections, too, so its parent shuts them down from now on, and
+    /// does not just close them; the child must not.
     #[pyfunction]
-    fn note_fork() {
-        bjoern_engine::io::note_fork();
+    fn note_fork(in_parent: bool) {
+        bjoern_engine::io::note_fork(in_parent);
     }
 
     #[pymodule_init]

@@ -125,10 +125,8 @@ impl Wsgi {
         let (mut reply, returned) = lend(&start_response, reply, call);
         let responded = returned.and_then(|iterable| {
             respond(&mut reply, &start_response, &iterable).inspect_err(|_| {
-                // A file that was not sent is closed all the same; a stream closes its iterable itself.
-                if iterable.cast_exact::<FileWrapper>().is_ok()
-                    && let Err(error) = close(&iterable)
-                {
+                // What cannot be sent is closed all the same; a stream that has begun closes its iterable itself.
+                if let Err(error) = context.run(py, || close(&iterable)) {
                     self.report(py, error);
                 }
             })
@@ -251,13 +249,7 @@ fn respond(
     } else if let Ok(tuple) = returned.cast_exact::<PyTuple>() {
         tuple.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
     } else {
-        return match Stream::new(returned, start_response) {
-            Ok(stream) => Ok(Progress::More(Box::new(stream))),
-            Err(error) => {
-                close(returned)?;
-                Err(error)
-            }
-        };
+        return Ok(Progress::More(Box::new(Stream::new(returned, start_response)?)));
     };
     let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
     start_response.get().start(reply, whole)?;

@@ -15,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::app::{App, Body, Progress, Request};
 use crate::config::Config;
+use crate::control::Control;
 use crate::counters::Counters;
 use crate::http1::chunked::{Decoder, Piece};
 use crate::http1::head::{Head, Scan};
@@ -23,7 +24,6 @@ use crate::http1::{Framing, Reject};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::{Flushed, Outbox};
 use crate::reply::{Outgoing, Reply};
-use crate::server::Control;
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
 
@@ -427,10 +427,11 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     &input[..len]
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return (self, outgoing, None),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.ready.hung_up => {
                     self.ready.readable = false;
                     return (self, outgoing, None);
                 }
+                // Nothing is there, and nothing can come any more.
                 Err(_) => return (self, outgoing, Some(Verdict::Close)),
             };
             if self.inbox.is_empty() {
@@ -540,7 +541,8 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.refuse(Reject::BodyTooLarge, &mut outgoing, turn);
             return (self, outgoing, head_bytes.len());
         }
-        if let Some(body) = usize::try_from(length).ok().and_then(|length| behind.get(..length)) {
+        let in_memory = usize::try_from(length).ok().filter(|length| *length <= turn.config.body_buffer);
+        if let Some(body) = in_memory.and_then(|length| behind.get(..length)) {
             let request = Request {
                 head: &desk.head,
                 bytes: head_bytes,

@@ -15,6 +15,7 @@
 mod app;
 mod config;
 mod connection;
+mod control;
 mod counters;
 pub mod http1;
 pub mod io;
@@ -26,7 +27,8 @@ mod timeouts;
 
 pub use app::{App, Body, Progress, Request, Wake};
 pub use config::Config;
+pub use control::Stopper;
 pub use counters::Counters;
 pub use reply::{Broken, Reply};
-pub use server::{Server, Stopper};
+pub use server::Server;
 pub use spool::Spool;

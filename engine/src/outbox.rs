@@ -1,4 +1,4 @@
-//! What a peer has not taken yet, in order. Empty except under back-pressure.
+//! What a peer has not taken yet, in order. Empty except under back-pressure and while a file is sent.
 //! Must not know: framing; it holds wire bytes.
 
 use std::collections::VecDeque;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::connection::Connection;
+use crate::control::Control;
 use crate::http1::ResponseHead;
 use crate::http1::response::{ResponseFraming, Stamp, finish_error, finish_head};
 use crate::io::Socket;
-use crate::server::Control;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
 const COPIED_BLOCK_BYTES: usize = 8 * 1024;

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,8 +13,9 @@ use slab::Slab;
 use crate::app::{App, Wake};
 use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
+use crate::control::{Control, Stopper};
 use crate::counters::Counters;
-use crate::io::{Event, Millis, Net, Readiness, Waker};
+use crate::io::{Event, Millis, Net, Readiness};
 use crate::timeouts::{Timeout, Timeouts};
 
 /// Connections taken from one listener's queue in a turn, before those that are open have theirs.
@@ -42,42 +43,6 @@ pub struct Server<N: Net, A: App<N::Socket>> {
     state: Mutex<Loop<N, A>>,
 }
 
-/// Ends a server from any thread or signal handler.
-#[derive(Clone)]
-pub struct Stopper<W> {
-    control: Arc<Control>,
-    waker: W,
-}
-
-/// What has been asked of a server from outside.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    wanted: AtomicU8,
-}
-
-impl Control {
-    /// Whether the server has been asked to end, be it that the loop has not heard of it yet.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) != 0
-    }
-
-    /// Whether it has been asked to end at once.
-    pub(crate) fn is_aborting(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) == ABORT
-    }
-}
-
-const DRAIN: u8 = 1;
-const ABORT: u8 = 2;
-
-impl<W: Waker> Stopper<W> {
-    /// Ends the server: `graceful`, after the requests in flight and no later than `graceful_timeout`; else at once.
-    pub fn stop(&self, graceful: bool) {
-        self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
-        self.waker.wake();
-    }
-}
-
 impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// A server that has not begun.
     pub fn new(net: N, app: A, config: Config) -> Server<N, A> {
@@ -88,7 +53,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     /// What ends this server.
     pub fn stopper(&self) -> Stopper<N::Waker> {
-        Stopper { control: self.control.clone(), waker: self.waker.clone() }
+        Stopper::new(self.control.clone(), self.waker.clone())
     }
 
     /// The waker of its net.
@@ -196,6 +161,7 @@ struct Loop<N: Net, A: App<N::Socket>> {
     phase: Phase,
     /// The calendar's second, since 1970, as of the last wait.
     second: u64,
+    /// Connections so far, for their names.
     admitted: usize,
 }
 
@@ -414,11 +380,10 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     fn woken(&mut self, server: &Server<N, A>, now: Millis) {
         let runtime = server.app.woken();
-        match server.control.wanted.load(Ordering::Acquire) {
-            ABORT => self.phase = Phase::Aborted,
-            DRAIN => self.drain(server, now),
-            _ if runtime == Wake::Drain => self.drain(server, now),
-            _ => {}
+        if server.control.is_aborting() {
+            self.phase = Phase::Aborted;
+        } else if server.control.is_stopping() || runtime == Wake::Drain {
+            self.drain(server, now);
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 
+/// Pieces may be single bytes (chunks of one byte each): this many go to the file with one system call.
 const FILE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A body that is being collected.
@@ -12,7 +13,6 @@ pub enum Spool {
     /// Small enough so far.
     Memory(Vec<u8>),
     /// Past the limit: all of it is in the file, which no name leads to.
-    /// Pieces may be single bytes (chunks of one byte each), and must not be a system call each.
     File(BufWriter<File>),
 }
 

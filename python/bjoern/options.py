@@ -97,7 +97,9 @@ class Options:
     max_head: int = _option(64 * KIB, BYTES, "limits", "longest request line and fields together; more: 431", 256)
     max_fields: int = _option(100, COUNT, "limits", "most header fields in a request; more: 431", 1)
     max_body: int = _option(GIB, BYTES, "limits", "largest request body, 0 = no limit; more: 413")
-    body_buffer: int = _option(MIB, BYTES, "limits", "body bytes kept in memory; the rest goes to a temporary file")
+    body_buffer: int = _option(
+        MIB, BYTES, "limits", "longest body kept in memory; a longer one goes to a temporary file"
+    )
     max_connections: int = _option(
         0, COUNT, "limits", "most open connections, 0 = the soft limit of open files less a reserve; others wait"
     )

@@ -7,6 +7,7 @@ Invariant: it closes the sockets it opened and none that it was given.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
 
-os.register_at_fork(after_in_parent=note_fork)
+os.register_at_fork(
+    after_in_parent=functools.partial(note_fork, True), after_in_child=functools.partial(note_fork, False)
+)
 
 Bind = str | Address
 

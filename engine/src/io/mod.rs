@@ -34,7 +34,7 @@ pub struct Readiness {
     pub writable: bool,
     /// The peer will send nothing more: read on until the end of the stream is seen.
     pub read_closed: bool,
-    /// Nothing can be sent or received any more.
+    /// Nothing can be sent any more, and nothing more will come; what came before can still be read.
     pub hung_up: bool,
 }
 

@@ -23,7 +23,7 @@ use super::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
 const EVENTS_PER_WAIT: usize = 256;
 
 const WAKER: usize = usize::MAX;
-/// Listeners have the tokens below the waker's; sockets count from 0 and never reach them.
+/// Listeners have the tokens below the waker's; the loop's names for sockets stay below them.
 const FIRST_LISTENER: usize = usize::MAX - 4096;
 
 /// Real listeners, real sockets, real time.
@@ -207,12 +207,13 @@ impl Drop for SystemSocket {
     }
 }
 
-/// Whether this process has children that did not exec, and so share its sockets.
+/// Whether this process has children that did not exec, and so share the sockets it accepted.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// To be called in the parent after a fork: from now on connections are shut down before they are closed.
-pub fn note_fork() {
-    FORKED.store(true, Ordering::Relaxed);
+/// To be called after a fork. In the parent connections are shut down from now on before they are closed; in the child
+/// they are not, whatever the parent has done before: those it holds are the parent's.
+pub fn note_fork(in_parent: bool) {
+    FORKED.store(in_parent, Ordering::Relaxed);
 }
 
 /// A byte down a socket pair. Its descriptor also serves `signal.set_wakeup_fd`, which writes such a byte.

@@ -1,0 +1,47 @@
+//! What has been asked of a server from outside: to end, after a drain or at once.
+//! Must not know: the loop, connections. Read by whoever serves, written from any thread or signal handler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::io::Waker;
+
+const DRAIN: u8 = 1;
+const ABORT: u8 = 2;
+
+/// The wish, which only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    wanted: AtomicU8,
+}
+
+impl Control {
+    /// Whether the server has been asked to end, be it that the loop has not heard of it yet.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) >= DRAIN
+    }
+
+    /// Whether it has been asked to end at once.
+    pub(crate) fn is_aborting(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) == ABORT
+    }
+}
+
+/// Ends a server from any thread or signal handler.
+#[derive(Clone)]
+pub struct Stopper<W> {
+    control: Arc<Control>,
+    waker: W,
+}
+
+impl<W: Waker> Stopper<W> {
+    pub(crate) fn new(control: Arc<Control>, waker: W) -> Stopper<W> {
+        Stopper { control, waker }
+    }
+
+    /// Ends the server: `graceful`, after the requests in flight and no later than `graceful_timeout`; else at once.
+    pub fn stop(&self, graceful: bool) {
+        self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
+        self.waker.wake();
+    }
+}
