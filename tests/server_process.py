@@ -6,8 +6,10 @@ Invariant: a server still runs when its test ends, and nothing stands on its std
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -37,6 +39,9 @@ class ServerProcess:
         self._asked = False
         self.ended = False  # it was waited for: no need to be stopped
         self._news = threading.Condition()
+        assert self.process.stderr is not None
+        self._stderr = self.process.stderr.fileno()
+        os.set_blocking(self._stderr, False)
         threading.Thread(target=self._listen_to_stderr, daemon=True).start()
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -46,13 +51,18 @@ class ServerProcess:
         self.address: Address = host[5:] if host.startswith("unix:") else (host, port)
 
     def _listen_to_stderr(self) -> None:
-        assert self.process.stderr is not None
-        while data := os.read(self.process.stderr.fileno(), 65536):
-            with self._news:
-                self._text += data.decode(errors="replace")
-                self._news.notify_all()
+        while select.select([self._stderr], [], [])[0] and self._hear():
+            pass
+
+    def _hear(self) -> bool:
+        """Takes in what stands on stderr by now, so that no test is blamed for another's; false at its end."""
         with self._news:
-            self._news.notify_all()
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(self._stderr, 65536):
+                    self._text += data.decode(errors="replace")
+                    self._news.notify_all()
+                return False
+            return True
 
     @property
     def inet(self) -> tuple[str, int]:
@@ -90,23 +100,26 @@ class ServerProcess:
     def stderr(self) -> str:
         """What was written to stderr since the test began."""
         self._asked = True
+        self._hear()
         with self._news:
             return self._text[self._mark :]
 
     def wait_stderr(self, text: str) -> str:
-        """Waits until `text` stands on stderr; everything written since the test began."""
+        """Waits until `text` stands on stderr, its line ended; everything written since the test began."""
         self._asked = True
         with self._news:
-            found = self._news.wait_for(lambda: text in self._text[self._mark :], GUARD)
+            found = self._news.wait_for(lambda: text in self._text[self._mark :] and self._text.endswith("\n"), GUARD)
             assert found, f"{text!r} is not on stderr:\n{self._text[self._mark :]}"
             return self._text[self._mark :]
 
     def begin(self) -> None:
         """A test begins to use this server."""
+        self._hear()
         self._mark, self._asked = len(self._text), False
 
     def check(self) -> None:
         """A test is done with this server: it runs, and it said nothing unasked."""
+        self._hear()
         assert self.process.poll() is None, f"the server died: exit {self.process.returncode}\n{self._text}"
         assert self._asked or len(self._text) == self._mark, f"on stderr:\n{self._text[self._mark :]}"
 
