@@ -93,10 +93,10 @@ impl Context {
     }
 }
 
-/// Whether `object` is the only reference there is.
-pub fn is_unshared<T>(object: &Bound<'_, T>) -> bool {
+/// How many references to `object` there are.
+pub fn references<T>(object: &Bound<'_, T>) -> isize {
     // SAFETY: the object is alive, and its count is only read.
-    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) == 1 }
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
 }
 
 /// A descriptor of our own for what `fd` names, closed on exec.

@@ -1,184 +1,161 @@
 //! `start_response` and the `write` it returns (PEP 3333, "The start_response() Callable").
-//! Knows: the head in the making, the reply it will go to.   Must not know: the loop, the body's iterable.
-//! Invariant: the lock is never held while Python code runs or the thread waits.
+//! Knows: the head in the making, the place where the reply lies meanwhile.   Must not know: the loop, the body's iterable.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bjoern_engine::Broken;
 use bjoern_engine::http1::ResponseHead;
+use bjoern_engine::{Broken, Errand, NotTaken};
+use pyo3::Borrowed;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors::{print_exception, type_name};
-use crate::ffi::{Block, native_bytes};
-use crate::wsgi::Reply;
+use crate::ffi::{Block, native_bytes, references};
+use crate::wsgi::{Lent, Reply};
 
-/// What the application calls with its status and headers; one for each request, used again when nobody holds it.
-#[pyclass(name = "start_response", module = "bjoern", frozen)]
-pub struct StartResponse {
-    inner: Mutex<Inner>,
-    /// Signalled when a `write()` gives the reply back.
-    returned: Condvar,
+thread_local! {
+    /// Where a head is checked before it takes the place of the last.
+    static DRAFT: RefCell<ResponseHead> = RefCell::default();
 }
 
-#[derive(Default)]
-struct Inner {
-    head: ResponseHead,
-    /// Where the next head is checked before it takes the place of the last.
-    draft: ResponseHead,
-    /// Whether it has been called, be it in vain.
-    called: bool,
-    /// The response, while the application works on it.
-    reply: Option<Reply>,
-    /// Whether a thread waits for it.
-    awaited: bool,
+/// A request's `start_response`; used again for another when nobody holds it any more.
+pub struct StartResponse {
+    own: Py<Own>,
+    /// What the application gets: the bound method, which is called without a tuple of arguments being made.
+    callable: Py<PyAny>,
+    lent: Arc<Lent>,
 }
 
 impl StartResponse {
-    pub fn new() -> StartResponse {
-        StartResponse { inner: Mutex::default(), returned: Condvar::new() }
+    /// Makes one.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn new(py: Python<'_>) -> PyResult<StartResponse> {
+        let lent = Arc::<Lent>::default();
+        let own = Bound::new(py, Own { lent: lent.clone(), write: OnceLock::new() })?;
+        let callable = own.getattr(intern!(py, "start_response"))?.unbind();
+        Ok(StartResponse { own: own.unbind(), callable, lent })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the application calls.
+    pub fn callable(&self) -> &Py<PyAny> {
+        &self.callable
     }
 
-    /// Lends the reply to the application.
-    pub fn lend(&self, reply: Reply) {
-        let mut inner = self.lock();
-        inner.reply = Some(reply);
-        // A Condvar's notify is a system call even where nobody waits.
-        if inner.awaited {
-            self.returned.notify_one();
-        }
-    }
-
-    /// Takes the reply, if nobody else has it.
-    fn take(&self) -> Option<Reply> {
-        self.lock().reply.take()
-    }
-
-    /// Takes the reply back; from now on the application can only ask in vain.
-    pub fn take_back(&self, py: Python<'_>) -> Reply {
-        match self.take() {
+    /// Runs `work` of the application while the reply can be reached by this object, its `write`, and the watch.
+    pub fn lend<T>(&self, py: Python<'_>, reply: Reply, errand: Errand, work: impl FnOnce() -> T) -> (Reply, T) {
+        self.lent.lend(reply, errand);
+        let result = work();
+        let reply = match self.lent.take_back() {
             Some(reply) => reply,
             // Another thread of the application is in the middle of a write(), which ends by itself.
-            None => py.detach(|| self.wait_for_reply()),
-        }
+            None => py.detach(|| self.lent.wait()),
+        };
+        (reply, result)
     }
 
-    fn wait_for_reply(&self) -> Reply {
-        let mut inner = self.lock();
-        loop {
-            if let Some(reply) = inner.reply.take() {
-                inner.awaited = false;
-                return reply;
-            }
-            inner.awaited = true;
-            inner = self.returned.wait(inner).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Whether nobody else holds any of it, so that it can serve another request.
+    pub fn is_unshared(&self, py: Python<'_>) -> bool {
+        let write = self.own.get().write.get();
+        // `own` is held here and by the bound method.
+        references(self.callable.bind(py)) == 1
+            && references(self.own.bind(py)) == 2
+            && write.is_none_or(|write| references(write.bind(py)) == 1)
     }
+}
 
-    /// Sends the head by `reply`, unless `write()` has done so; `whole` is the body's length where all of it is known.
-    pub fn start(&self, reply: &mut Reply, whole: Option<u64>) -> PyResult<()> {
-        if reply.is_started() {
-            return Ok(());
-        }
-        let inner = self.lock();
-        if !inner.head.is_begun() {
-            return Err(PyRuntimeError::new_err("wsgi application returned before start_response was called"));
-        }
-        reply.start(&inner.head, whole);
-        Ok(())
+/// Sends the head by `reply`, unless `write()` has done so; `whole` is the body's length where all of it is known.
+pub fn start(reply: &mut Reply, whole: Option<u64>) -> PyResult<()> {
+    if reply.is_started() || reply.start_with_given(whole) {
+        return Ok(());
     }
+    Err(PyRuntimeError::new_err("wsgi application returned before start_response was called"))
+}
 
-    /// Ready for the next request.
-    pub fn clear(&self) {
-        let mut inner = self.lock();
-        inner.head.clear();
-        inner.called = false;
+/// What `start_response` is bound to.
+#[pyclass(name = "Response", module = "bjoern", frozen)]
+struct Own {
+    lent: Arc<Lent>,
+    /// Made once, and given to each caller.
+    write: OnceLock<Py<Write>>,
+}
+
+/// An argument, where it was given: None is one, too.
+struct Given<'a, 'py>(Option<Borrowed<'a, 'py, PyAny>>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Given<'a, 'py> {
+    type Error = std::convert::Infallible;
+
+    fn extract(argument: Borrowed<'a, 'py, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Given(Some(argument)))
     }
 }
 
 #[pymethods]
-impl StartResponse {
-    #[pyo3(signature = (*args, **kwargs))]
-    fn __call__<'py>(
+impl Own {
+    /// Sets status and header fields of the response.
+    ///
+    /// # Errors
+    /// TypeError and ValueError where they cannot be sent, the exception of `exc_info` where the head has been sent.
+    #[pyo3(signature = (status=Given(None), headers=Given(None), exc_info=None, *rest, response_headers=Given(None)))]
+    fn start_response<'py>(
         slf: &Bound<'py, Self>,
-        args: &Bound<'py, PyTuple>,
-        kwargs: Option<&Bound<'py, PyDict>>,
+        status: Given<'_, 'py>,
+        headers: Given<'_, 'py>,
+        exc_info: Option<&Bound<'py, PyAny>>,
+        rest: &Bound<'py, PyTuple>,
+        response_headers: Given<'_, 'py>,
     ) -> PyResult<Bound<'py, Write>> {
         let py = slf.py();
-        let [status, headers, exc_info] = arguments(args, kwargs)?;
-        let (Some(status), Some(headers)) = (status, headers) else {
-            let message = format!("start_response expected at least 2 arguments, got {}", args.len());
-            return Err(PyTypeError::new_err(message));
-        };
         let this = slf.get();
-        match exc_info.filter(|exc_info| !exc_info.is_none()) {
-            Some(exc_info) => {
-                let error = exception(&exc_info)?;
-                if this.lock().reply.as_ref().is_none_or(|reply| reply.is_started()) {
-                    // Too late for another head: the exception goes on (PEP 3333).
-                    return Err(error);
-                }
-                print_exception(py, &error);
-            }
-            None if this.lock().called => {
-                return Err(PyTypeError::new_err(
-                    "'start_response' called twice without passing 'exc_info' the second time",
-                ));
-            }
-            None => {}
-        }
-        let mut inner = this.lock();
-        inner.called = true;
-        let mut draft = std::mem::take(&mut inner.draft);
-        drop(inner);
-        let filled = fill(&mut draft, &status, &headers);
-        let mut inner = this.lock();
-        if filled.is_ok() {
-            std::mem::swap(&mut inner.head, &mut draft);
-        }
-        inner.draft = draft;
-        drop(inner);
-        filled?;
-        Bound::new(py, Write { start_response: slf.clone().unbind() })
-    }
-}
-
-/// `status, headers, exc_info` by position or name.
-fn arguments<'py>(
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<[Option<Bound<'py, PyAny>>; 3]> {
-    if args.len() > 3 {
-        let message = format!("start_response expected at most 3 arguments, got {}", args.len());
-        return Err(PyTypeError::new_err(message));
-    }
-    let mut found = [const { None }; 3];
-    for (place, argument) in found.iter_mut().zip(args) {
-        *place = Some(argument);
-    }
-    for (name, value) in kwargs.into_iter().flatten() {
-        let name: String = name.extract()?;
-        let place = match name.as_str() {
-            "status" => &mut found[0],
-            "headers" | "response_headers" => &mut found[1],
-            "exc_info" => &mut found[2],
-            _ => {
-                let message = format!("start_response got an unexpected keyword argument '{name}'");
-                return Err(PyTypeError::new_err(message));
-            }
-        };
-        if place.replace(value).is_some() {
-            let message = format!("start_response got multiple values for argument '{name}'");
+        if !rest.is_empty() {
+            let message = format!("start_response expected at most 3 arguments, got {}", 3 + rest.len());
             return Err(PyTypeError::new_err(message));
         }
+        if headers.0.is_some() && response_headers.0.is_some() {
+            return Err(PyTypeError::new_err("start_response got multiple values for argument 'headers'"));
+        }
+        let (status, headers) = (status.0, headers.0.or(response_headers.0));
+        let (Some(status), Some(headers)) = (status, headers) else {
+            let given = usize::from(status.is_some()) + usize::from(headers.is_some());
+            let message = format!("start_response expected at least 2 arguments, got {given}");
+            return Err(PyTypeError::new_err(message));
+        };
+        let error = exc_info.filter(|exc_info| !exc_info.is_none()).map(exception).transpose()?;
+        if let Some(error) = &error
+            && this.lent.is_open()
+        {
+            print_exception(py, error);
+        }
+        let taken = DRAFT.with_borrow_mut(|draft| {
+            fill(draft, &status, &headers).map(|()| this.lent.set_head(draft, error.is_some()))
+        });
+        let twice = || PyTypeError::new_err("'start_response' called twice without passing 'exc_info' the second time");
+        match (taken, error) {
+            (Ok(Ok(())), _) => {}
+            // Too late for another head: the exception goes on (PEP 3333).
+            (Ok(Err(NotTaken::TooLate)), Some(error)) => return Err(error),
+            (Ok(Err(_)), _) => return Err(twice()),
+            (Err(bad), error) => {
+                let too_late = error.filter(|_| !this.lent.is_open());
+                let again = this.lent.note_bad_head() && too_late.is_none();
+                return Err(too_late.unwrap_or(if again { twice() } else { bad }));
+            }
+        }
+        let write = match this.write.get() {
+            Some(write) => write,
+            None => {
+                let write = Py::new(py, Write { lent: this.lent.clone() })?;
+                this.write.get_or_init(|| write)
+            }
+        };
+        Ok(write.bind(py).clone())
     }
-    Ok(found)
 }
 
 /// The exception of `exc_info`, with its traceback.
@@ -246,8 +223,8 @@ fn bad_header(found: &str, position: usize) -> PyErr {
 
 /// The imperative way to give a body (PEP 3333, "The write() Callable").
 #[pyclass(name = "write", module = "bjoern", frozen)]
-pub struct Write {
-    start_response: Py<StartResponse>,
+struct Write {
+    lent: Arc<Lent>,
 }
 
 #[pymethods]
@@ -264,16 +241,15 @@ impl Write {
             let got = type_name(data);
             return Err(PyTypeError::new_err(format!("write() argument must be bytes (got '{got}' object instead)")));
         };
-        let this = self.start_response.get();
-        let Some(mut reply) = this.take() else {
+        let Some(mut reply) = self.lent.borrow() else {
             return Err(PyRuntimeError::new_err("write() called outside of its request, or by two threads at once"));
         };
-        let result = this.start(&mut reply, None).and_then(|()| {
+        let result = start(&mut reply, None).and_then(|()| {
             reply.block(data.as_bytes(), || Block::new(data));
             hand_over(py, &mut reply)
         });
         let excess = reply.has_excess();
-        this.lend(reply);
+        self.lent.give_back(reply);
         if excess && result.is_ok() {
             return Err(PyValueError::new_err(
                 "write() gave more than the response's Content-Length; the rest was not sent",

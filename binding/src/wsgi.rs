@@ -5,31 +5,56 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bjoern_engine::io::{SystemSocket, SystemWaker};
-use bjoern_engine::{App, Progress, Request, Stopper, Wake};
+use bjoern_engine::{App, Errand, Progress, Request, Stopper, Wake};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::Environs;
 use crate::errors::print_exception;
-use crate::ffi::{Block, Context, is_unshared};
+use crate::ffi::{Block, Context};
 use crate::file_wrapper::FileWrapper;
-use crate::start_response::StartResponse;
-use crate::stream::{Outcome, Stream, block_of, close, send};
+use crate::start_response::{StartResponse, start};
+use crate::stream::{Outcome, Rest, Stream, block_of, close, send};
 
 /// The engine's reply, as the binding uses it.
 pub type Reply = bjoern_engine::Reply<SystemSocket, Wsgi>;
 
+/// The place where it lies while the application's code runs.
+pub type Lent = bjoern_engine::Lent<SystemSocket, Wsgi>;
+
 /// Spare `start_response` objects that are kept.
 const SPARES: usize = 16;
+
+/// What a thread keeps from one call to the next.
+#[derive(Default)]
+pub struct Desk {
+    spares: Vec<StartResponse>,
+    /// Where the application is called (PEP 567), until an unfinished response keeps it.
+    context: Option<Context>,
+}
+
+impl Desk {
+    fn start_response(&mut self, py: Python<'_>) -> PyResult<StartResponse> {
+        self.spares.pop().map_or_else(|| StartResponse::new(py), Ok)
+    }
+
+    fn context(&mut self, py: Python<'_>) -> PyResult<Context> {
+        self.context.take().map_or_else(|| Context::new(py), Ok)
+    }
+
+    /// Keeps `start_response` for another request, if the application does not hold on to it.
+    fn recycle(&mut self, py: Python<'_>, start_response: StartResponse) {
+        if self.spares.len() < SPARES && start_response.is_unshared(py) {
+            self.spares.push(start_response);
+        }
+    }
+}
 
 /// A WSGI application and what serving it takes.
 pub struct Wsgi {
     application: Py<PyAny>,
     environs: Environs,
-    spares: Mutex<Vec<Py<StartResponse>>>,
-    /// Where the application is called (PEP 567), until an unfinished response keeps it.
-    context: Mutex<Option<Context>>,
     /// Ends the server when the application asks for it by SystemExit.
     pub stopper: OnceLock<Stopper<SystemWaker>>,
     /// Called once when an exception ends the server, before the drain.
@@ -41,15 +66,7 @@ pub struct Wsgi {
 impl Wsgi {
     /// `draining` is called where the server ends by itself, so that nobody queues for it any more.
     pub fn new(application: Py<PyAny>, environs: Environs, draining: Py<PyAny>) -> Wsgi {
-        Wsgi {
-            application,
-            environs,
-            draining,
-            spares: Mutex::default(),
-            context: Mutex::default(),
-            stopper: OnceLock::new(),
-            raised: Mutex::default(),
-        }
+        Wsgi { application, environs, draining, stopper: OnceLock::new(), raised: Mutex::default() }
     }
 
     /// The application.
@@ -84,47 +101,23 @@ impl Wsgi {
         }
     }
 
-    fn start_response<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, StartResponse>> {
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match spare {
-            Some(spare) => Ok(spare.into_bound(py)),
-            None => Bound::new(py, StartResponse::new()),
-        }
-    }
-
-    /// Keeps `start_response` for the next request, if the application does not hold on to it.
-    fn recycle(&self, start_response: Bound<'_, StartResponse>) {
-        if is_unshared(&start_response) {
-            start_response.get().clear();
-            let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-            if spares.len() < SPARES {
-                spares.push(start_response.unbind());
-            }
-        }
-    }
-
     /// Calls the application and sends what can be sent of its answer.
-    fn answer(&self, py: Python<'_>, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
-        let prepared = self.environs.environ(py, request).and_then(|environ| Ok((environ, self.start_response(py)?)));
-        let ((environ, input), start_response) = match prepared {
+    fn answer(&self, py: Python<'_>, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
+        let prepared = self
+            .environs
+            .environ(py, request)
+            .and_then(|environ| Ok((environ, desk.start_response(py)?, desk.context(py)?)));
+        let ((environ, input), start_response, context) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 let outcome = self.failed(py, error, &reply);
                 return (reply, outcome);
             }
         };
-        let context = self.context.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let context = match context.map_or_else(|| Context::new(py), Ok) {
-            Ok(context) => context,
-            Err(error) => {
-                let outcome = self.failed(py, error, &reply);
-                return (reply, outcome);
-            }
-        };
-        let call = || context.run(py, || self.application.bind(py).call1((environ, &start_response)));
-        let (mut reply, returned) = lend(&start_response, reply, call);
+        let call = || self.application.bind(py).call1((environ, start_response.callable()));
+        let (mut reply, returned) = start_response.lend(py, reply, Errand::Call, || context.run(py, call));
         let responded = returned.and_then(|iterable| {
-            respond(&mut reply, &start_response, &iterable).inspect_err(|_| {
+            respond(&mut reply, &iterable).inspect_err(|_| {
                 // What cannot be sent is closed all the same; a stream that has begun closes its iterable itself.
                 if let Err(error) = context.run(py, || close(&iterable)) {
                     self.report(py, error);
@@ -132,50 +125,49 @@ impl Wsgi {
             })
         });
         let outcome = match responded {
-            Ok(Progress::More(mut stream)) => {
-                stream.input = input.map(Bound::unbind);
-                stream.context = Some(context);
-                return (reply, Progress::More(stream));
+            Ok(Progress::More(rest)) => {
+                let stream = Stream { rest, start_response, input: input.map(Bound::unbind), context };
+                return (reply, Progress::More(Box::new(stream)));
             }
-            Ok(outcome) => self.done(py, outcome, &reply),
+            Ok(_) => self.done(py, &reply),
             Err(error) => self.failed(py, error, &reply),
         };
-        *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
+        desk.context = Some(context);
         if let Some(Err(error)) = input.map(|input| close(&input)) {
             self.report(py, error);
         }
-        self.recycle(start_response);
+        desk.recycle(py, start_response);
         (reply, outcome)
     }
 
     /// One more block of a response.
-    fn go_on(&self, py: Python<'_>, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
-        let start_response = stream.start_response(py).clone();
-        let (mut reply, advanced) = lend(&start_response, reply, || stream.advance(py));
+    fn go_on(&self, py: Python<'_>, desk: &mut Desk, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
+        let (mut reply, advanced) = stream.start_response.lend(py, reply, Errand::Next, || stream.advance(py));
         let sent = advanced.and_then(|block| match block {
             None => {
-                start_response.get().start(&mut reply, Some(0))?;
+                start(&mut reply, Some(0))?;
                 Ok(false)
             }
             Some(block) if block.as_bytes().is_empty() => Ok(true),
             Some(block) => {
-                start_response.get().start(&mut reply, None)?;
+                start(&mut reply, None)?;
                 send(&mut reply, &block);
                 Ok(true)
             }
         });
         let outcome = match sent {
             Ok(true) => return (reply, Progress::More(stream)),
-            Ok(false) => self.done(py, Progress::Done, &reply),
+            Ok(false) => self.done(py, &reply),
             Err(error) => self.failed(py, error, &reply),
         };
-        self.end(py, *stream);
-        self.recycle(start_response);
+        let (reply, ()) = stream.start_response.lend(py, reply, Errand::Close, || self.end(py, &stream));
+        desk.context = Some(stream.context);
+        desk.recycle(py, stream.start_response);
         (reply, outcome)
     }
 
     /// Ends a response's iterable. What its `close()` raises does not change the response any more.
-    fn end(&self, py: Python<'_>, stream: Stream) {
+    fn end(&self, py: Python<'_>, stream: &Stream) {
         if let Err(error) = stream.close(py) {
             self.report(py, error);
         }
@@ -183,14 +175,14 @@ impl Wsgi {
 
     /// The response is given; where less came than was announced, its author is told (PEP 3333, "Handling the
     /// Content-Length Header").
-    fn done(&self, py: Python<'_>, outcome: Outcome, reply: &Reply) -> Outcome {
+    fn done(&self, py: Python<'_>, reply: &Reply) -> Outcome {
         let missing = reply.missing();
         if missing > 0 && !reply.is_broken() {
             let message =
                 format!("the application gave {missing} bytes less than its Content-Length; the response is cut");
             print_exception(py, &PyRuntimeError::new_err(message));
         }
-        outcome
+        Progress::Done
     }
 
     /// The application raised in place of a response.
@@ -212,22 +204,11 @@ impl Wsgi {
     }
 }
 
-/// Runs `work` of the application while `start_response` and `write` can reach the reply.
-fn lend<T>(start_response: &Bound<'_, StartResponse>, reply: Reply, work: impl FnOnce() -> T) -> (Reply, T) {
-    start_response.get().lend(reply);
-    let result = work();
-    (start_response.get().take_back(start_response.py()), result)
-}
-
-/// Sends what `returned` holds, or makes a stream of it.
-fn respond(
-    reply: &mut Reply,
-    start_response: &Bound<'_, StartResponse>,
-    returned: &Bound<'_, PyAny>,
-) -> PyResult<Outcome> {
+/// Sends what `returned` holds, or says what is still to be asked of it.
+fn respond(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Progress<Rest>> {
     // bytes are sent whole, as bjoern 3 does, not byte for byte.
     if let Ok(block) = returned.cast::<PyBytes>() {
-        whole(reply, start_response, block)?;
+        whole(reply, block)?;
         return Ok(Progress::Done);
     }
     // Not after write(): the framing may be chunked by then, which the kernel cannot do.
@@ -235,31 +216,31 @@ fn respond(
         && !reply.is_started()
         && let Some(part) = wrapper.get().file_part(returned.py())?
     {
-        start_response.get().start(reply, Some(part.len))?;
+        start(reply, Some(part.len))?;
         reply.file(part.file, part.offset, part.len);
-        return Ok(Progress::More(Box::new(Stream::sent(returned, start_response))));
+        return Ok(Progress::More(Rest::sent(returned)));
     }
     // Lists and tuples have all their blocks at hand: none waits for the application, so they may leave together.
     let blocks = if let Ok(list) = returned.cast_exact::<PyList>() {
         if list.len() == 1 {
-            whole(reply, start_response, &block_of(&list.get_item(0)?)?)?;
+            whole(reply, &block_of(&list.get_item(0)?)?)?;
             return Ok(Progress::Done);
         }
         list.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
     } else if let Ok(tuple) = returned.cast_exact::<PyTuple>() {
         tuple.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
     } else {
-        return Ok(Progress::More(Box::new(Stream::new(returned, start_response)?)));
+        return Ok(Progress::More(Rest::of(returned)?));
     };
     let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
-    start_response.get().start(reply, whole)?;
+    start(reply, whole)?;
     blocks.iter().for_each(|block| send(reply, block));
     Ok(Progress::Done)
 }
 
 /// The whole body is one block, so its length is known.
-fn whole(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, block: &Bound<'_, PyBytes>) -> PyResult<()> {
-    start_response.get().start(reply, Some(block.as_bytes().len() as u64))?;
+fn whole(reply: &mut Reply, block: &Bound<'_, PyBytes>) -> PyResult<()> {
+    start(reply, Some(block.as_bytes().len() as u64))?;
     send(reply, block);
     Ok(())
 }
@@ -267,17 +248,18 @@ fn whole(reply: &mut Reply, start_response: &Bound<'_, StartResponse>, block: &B
 impl App<SystemSocket> for Wsgi {
     type Block = Block;
     type Stream = Box<Stream>;
+    type Desk = Desk;
 
-    fn call(&self, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
-        Python::attach(|py| self.answer(py, request, reply))
+    fn call(&self, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
+        Python::attach(|py| self.answer(py, desk, request, reply))
     }
 
-    fn next(&self, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
-        Python::attach(|py| self.go_on(py, stream, reply))
+    fn next(&self, desk: &mut Desk, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
+        Python::attach(|py| self.go_on(py, desk, stream, reply))
     }
 
     fn close(&self, stream: Box<Stream>) {
-        Python::attach(|py| self.end(py, *stream));
+        Python::attach(|py| self.end(py, &stream));
     }
 
     fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {

@@ -17,11 +17,24 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
     /// The rest of a response that is produced bit by bit.
     type Stream: Send + Sync + 'static;
 
+    /// What a thread keeps from one call to the next.
+    type Desk: Default + Send;
+
     /// Answers `request` through `reply`, which comes back whatever happens.
-    fn call(&self, request: &Request<'_>, reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Self::Stream>);
+    fn call(
+        &self,
+        desk: &mut Self::Desk,
+        request: &Request<'_>,
+        reply: Reply<S, Self>,
+    ) -> (Reply<S, Self>, Progress<Self::Stream>);
 
     /// Goes on with a response: one block, as soon as there is one.
-    fn next(&self, stream: Self::Stream, reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Self::Stream>);
+    fn next(
+        &self,
+        desk: &mut Self::Desk,
+        stream: Self::Stream,
+        reply: Reply<S, Self>,
+    ) -> (Reply<S, Self>, Progress<Self::Stream>);
 
     /// Ends a response that nobody waits for any more. Every stream ends here or by [`App::next`] giving no further one.
     fn close(&self, stream: Self::Stream);

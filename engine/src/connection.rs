@@ -7,7 +7,7 @@
 //!
 //! Knows: `http1`, one socket.   Must not know: the poller, other connections, clocks.
 //! Invariant: an idle connection owns no buffer; the iterator of a response is asked for the next block only when
-//! everything before has been handed to the system.
+//! everything before has been handed to the system, or lies where the watch sends it if the block takes its time.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -20,12 +20,13 @@ use crate::counters::Counters;
 use crate::http1::chunked::{Decoder, Piece};
 use crate::http1::head::{Head, Scan};
 use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error};
-use crate::http1::{Framing, Reject};
+use crate::http1::{Framing, Reject, ResponseHead};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::{Flushed, Outbox};
 use crate::reply::{Outgoing, Reply};
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
+use crate::watch::Watch;
 
 /// Bytes a thread reads at once.
 const INPUT_BYTES: usize = 64 * 1024;
@@ -33,32 +34,40 @@ const INPUT_BYTES: usize = 64 * 1024;
 /// Fairness: what one connection may do in a turn before the others have theirs.
 const REQUESTS_PER_TURN: u32 = 64;
 const RECEIVES_PER_TURN: u32 = 8;
-const BLOCKS_PER_TURN: u32 = 16;
+const BLOCKS_PER_TURN: u32 = 64;
 
 /// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a thread needs to serve connections; the connections themselves own as little as they can.
-pub struct Desk {
+pub(crate) struct Desk<D> {
     input: Box<[u8]>,
     head: Head,
+    /// The application's own.
+    app: D,
     /// Away while the application answers.
     outgoing: Option<Box<Outgoing>>,
     second: Option<u64>,
 }
 
-impl Desk {
-    pub(crate) fn new(config: &Config, control: Arc<Control>) -> Desk {
+impl<D: Default> Desk<D> {
+    pub(crate) fn new(config: &Config, control: Arc<Control>, watch: Arc<Watch>) -> Desk<D> {
         let server =
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
-        let outgoing = Outgoing { bytes: Vec::new(), stamp, control, write_timeout: config.write_timeout };
+        let outgoing = Outgoing::new(stamp, control, config.write_timeout, watch);
         Desk {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),
+            app: D::default(),
             outgoing: Some(Box::new(outgoing)),
             second: None,
         }
+    }
+
+    /// Whether something would have been held if somebody ticked; says so once.
+    pub(crate) fn takes_wish_for_watch(&mut self) -> bool {
+        self.outgoing.as_mut().is_some_and(|outgoing| std::mem::take(&mut outgoing.wants_watch))
     }
 
     /// Sets the `Date` of answers to a calendar's second (RFC 9110, section 6.6.1).
@@ -80,6 +89,8 @@ pub(crate) struct Turn<'a, A> {
     pub config: &'a Config,
     pub counters: &'a Counters,
     pub draining: bool,
+    /// Others wait for their turn.
+    pub crowded: bool,
 }
 
 /// What a connection waits for when its turn is over.
@@ -124,8 +135,8 @@ enum State<T> {
     Head,
     /// In the middle of a request's body.
     Body(Box<Upload>),
-    /// In the middle of a response.
-    Streaming(T),
+    /// In the middle of a response. Its head, where one was given and has not been sent.
+    Streaming(T, Option<Box<ResponseHead>>),
     /// The last answer is on its way.
     Closing,
     /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
@@ -165,6 +176,8 @@ pub struct Connection<S: Socket, A: App<S>> {
     served: bool,
     /// Something came in, or went out, or a request began, since the last verdict.
     progress: bool,
+    /// Its last answer waits in the outbox for the end of the loop's turn.
+    pub(crate) holds: bool,
     ready: Readiness,
     pub(crate) outbox: Outbox<A::Block>,
     pub(crate) answer: Answer,
@@ -186,6 +199,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             skipped_blank: false,
             served: false,
             progress: true,
+            holds: false,
             ready: Readiness { readable: true, writable: true, ..Readiness::default() },
             outbox: Outbox::default(),
             answer: Answer::default(),
@@ -199,9 +213,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     }
 
     /// Does all that can be done without waiting, within the budget of a turn.
-    pub(crate) fn serve(mut self: Box<Self>, desk: &mut Desk, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
+    pub(crate) fn serve(mut self: Box<Self>, desk: &mut Desk<A::Desk>, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
         let Some(mut outgoing) = desk.outgoing.take() else { unreachable!("the desk is complete between turns") };
         let mut input = std::mem::take(&mut desk.input);
+        self.holds = false;
         let mut budget = Budget { requests: REQUESTS_PER_TURN, receives: RECEIVES_PER_TURN, blocks: BLOCKS_PER_TURN };
         let verdict = loop {
             if self.ready.hung_up {
@@ -224,13 +239,24 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             }
             let flow;
             (self, outgoing, flow) = match self.state {
-                State::Streaming(_) => self.stream(outgoing, turn, &mut budget),
+                State::Streaming(..) => self.stream(desk, outgoing, turn, &mut budget),
                 State::Head | State::Body(_) => self.receive(&mut input, desk, outgoing, turn, &mut budget),
                 State::Closing => self.close_or_linger(outgoing),
                 State::Lingering(_) => self.linger(&mut input, outgoing, &mut budget),
             };
-            // Answers leave as soon as the connection has nothing more to add to them.
-            self.send_outgoing(&mut outgoing);
+            // Answers leave as soon as the connection has nothing more to add to them, or a little later.
+            match flow {
+                None if self.may_add(&budget, turn) && outgoing.may_hold() => {}
+                Some(Verdict::Wait { .. }) if turn.crowded && self.outbox.is_empty() && outgoing.may_hold() => {
+                    self.holds = !outgoing.bytes.is_empty();
+                    self.outbox.push_bytes(&outgoing.bytes);
+                    outgoing.bytes.clear();
+                    if let Some(verdict) = flow {
+                        break verdict;
+                    }
+                }
+                _ => self.send_outgoing(&mut outgoing),
+            }
             if let Some(verdict) = flow {
                 // What has not been taken goes first; the top of the loop sees to it.
                 if self.outbox.is_empty() || verdict == Verdict::Close {
@@ -252,7 +278,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     pub(crate) fn expire(
         mut self: Box<Self>,
         deadline: Timeout,
-        desk: &mut Desk,
+        desk: &mut Desk<A::Desk>,
         turn: &Turn<'_, A>,
     ) -> (Serving<S, A>, Verdict) {
         self.ready.readable = true;
@@ -279,9 +305,14 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
 
     /// Ends what is under way: the response's iterator is closed, everything else just dropped.
     pub(crate) fn abandon(&mut self, app: &A) {
-        if let State::Streaming(stream) = std::mem::replace(&mut self.state, State::Closing) {
+        if let State::Streaming(stream, _) = std::mem::replace(&mut self.state, State::Closing) {
             app.close(stream);
         }
+    }
+
+    /// Sends an answer that was held. Whether all of it is gone: else the connection must be served.
+    pub(crate) fn release(&mut self) -> bool {
+        self.flush_outbox() == Flushed::All && !self.answer.broken
     }
 
     fn wait(&mut self, timeout: Timeout) -> Verdict {
@@ -290,6 +321,17 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     }
 
     // --- sending ---
+
+    /// Whether what follows at once may leave with what waits. A first block goes alone, unless others wait for their turn:
+    /// nobody knows yet how long the next one takes.
+    fn may_add(&self, budget: &Budget, turn: &Turn<'_, A>) -> bool {
+        let follows = match self.state {
+            State::Streaming(..) => turn.crowded || budget.blocks + 1 < BLOCKS_PER_TURN,
+            State::Head | State::Body(_) => turn.crowded,
+            State::Closing | State::Lingering(_) => false,
+        };
+        follows && self.outbox.is_empty() && !self.answer.broken
+    }
 
     /// Hands over what waits in `outgoing`; what the peer does not take goes to the outbox.
     pub(crate) fn send_outgoing(&mut self, outgoing: &mut Outgoing) {
@@ -331,18 +373,28 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
 
     // --- the response ---
 
-    /// Asks the application for the next blocks, one at a time, each handed over before the next.
-    fn stream(mut self: Box<Self>, outgoing: Box<Outgoing>, turn: &Turn<'_, A>, budget: &mut Budget) -> Step<S, A> {
-        let State::Streaming(stream) = std::mem::replace(&mut self.state, State::Closing) else {
-            return (self, outgoing, None);
-        };
+    /// Asks the application for the next block.
+    fn stream(
+        mut self: Box<Self>,
+        desk: &mut Desk<A::Desk>,
+        mut outgoing: Box<Outgoing>,
+        turn: &Turn<'_, A>,
+        budget: &mut Budget,
+    ) -> Step<S, A> {
         if budget.blocks == 0 {
-            self.state = State::Streaming(stream);
             return (self, outgoing, Some(Verdict::Again));
         }
+        let State::Streaming(stream, head) = std::mem::replace(&mut self.state, State::Closing) else {
+            return (self, outgoing, None);
+        };
         budget.blocks -= 1;
-        let (reply, progress) = turn.app.next(stream, Reply { connection: self, outgoing });
-        let (connection, outgoing) = Self::settle(reply, progress, turn);
+        match head {
+            Some(head) => outgoing.head = *head,
+            None => outgoing.head.clear(),
+        }
+        let began = outgoing.watch.ticks();
+        let (reply, progress) = turn.app.next(&mut desk.app, stream, Reply { connection: self, outgoing });
+        let (connection, outgoing) = Self::settle(reply, progress, began, turn);
         (connection, outgoing, None)
     }
 
@@ -350,8 +402,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     fn settle(
         mut reply: Reply<S, A>,
         progress: Progress<A::Stream>,
+        began: u32,
         turn: &Turn<'_, A>,
     ) -> (Serving<S, A>, Box<Outgoing>) {
+        reply.outgoing.note_call(began);
         let started = reply.is_started();
         match progress {
             Progress::More(stream) => {
@@ -359,9 +413,12 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 // Nobody reads on: no body is wanted, or all that was announced has been given.
                 let satisfied = started && (answer.framing == ResponseFraming::Nothing || answer.excess);
                 if !satisfied && !answer.broken {
-                    reply.connection.state = State::Streaming(stream);
+                    let given = !started && reply.outgoing.head.is_begun();
+                    let head = given.then(|| Box::new(std::mem::take(&mut reply.outgoing.head)));
+                    reply.connection.state = State::Streaming(stream, head);
                     return (reply.connection, reply.outgoing);
                 }
+                reply.send_held();
                 turn.app.close(stream);
                 reply.finish();
             }
@@ -401,7 +458,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     fn receive(
         mut self: Box<Self>,
         input: &mut [u8],
-        desk: &mut Desk,
+        desk: &mut Desk<A::Desk>,
         mut outgoing: Box<Outgoing>,
         turn: &Turn<'_, A>,
         budget: &mut Budget,
@@ -471,7 +528,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     fn feed(
         mut self: Box<Self>,
         data: &[u8],
-        desk: &mut Desk,
+        desk: &mut Desk<A::Desk>,
         mut outgoing: Box<Outgoing>,
         turn: &Turn<'_, A>,
         budget: &mut Budget,
@@ -504,7 +561,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                         at += used;
                         self.progress = true;
                         if whole {
-                            (self, outgoing) = self.call_with_upload(outgoing, turn, budget);
+                            (self, outgoing) = self.call_with_upload(&mut desk.app, outgoing, turn, budget);
                         }
                     }
                     Err(reject) => self.refuse(reject, &mut outgoing, turn),
@@ -520,7 +577,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     fn begin(
         mut self: Box<Self>,
         data: &[u8],
-        desk: &mut Desk,
+        desk: &mut Desk<A::Desk>,
         mut outgoing: Box<Outgoing>,
         turn: &Turn<'_, A>,
         budget: &mut Budget,
@@ -554,7 +611,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 listener: self.listener.into(),
             };
             let used = head_bytes.len() + body.len();
-            let (connection, outgoing) = self.call(&request, outgoing, turn, budget);
+            let (connection, outgoing) = self.call(&mut desk.app, &request, outgoing, turn, budget);
             return (connection, outgoing, used);
         }
         if desk.head.expects_continue && behind.is_empty() {
@@ -572,6 +629,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
 
     fn call_with_upload(
         mut self: Box<Self>,
+        desk: &mut A::Desk,
         mut outgoing: Box<Outgoing>,
         turn: &Turn<'_, A>,
         budget: &mut Budget,
@@ -596,14 +654,15 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             peer: self.peer,
             listener: self.listener.into(),
         };
-        self.call(&request, outgoing, turn, budget)
+        self.call(desk, &request, outgoing, turn, budget)
     }
 
     /// The application's turn.
     fn call(
         mut self: Box<Self>,
+        desk: &mut A::Desk,
         request: &Request<'_>,
-        outgoing: Box<Outgoing>,
+        mut outgoing: Box<Outgoing>,
         turn: &Turn<'_, A>,
         budget: &mut Budget,
     ) -> (Serving<S, A>, Box<Outgoing>) {
@@ -618,8 +677,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             },
             ..Answer::default()
         };
-        let (reply, progress) = turn.app.call(request, Reply { connection: self, outgoing });
-        Self::settle(reply, progress, turn)
+        outgoing.head.clear();
+        let began = outgoing.watch.ticks();
+        let (reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });
+        Self::settle(reply, progress, began, turn)
     }
 
     /// Answers a fault of the peer, and ends the connection: where the next request starts is not known any more.

@@ -14,6 +14,7 @@ use crate::control::Control;
 use crate::http1::ResponseHead;
 use crate::http1::response::{ResponseFraming, Stamp, finish_error, finish_head};
 use crate::io::Socket;
+use crate::watch::Watch;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
 const COPIED_BLOCK_BYTES: usize = 8 * 1024;
@@ -24,14 +25,49 @@ const OUTGOING_BYTES: usize = 64 * 1024;
 /// How long a `write()` waits before it looks for signals: one that comes just before the wait does not interrupt it.
 const WRITE_SLICE: Duration = Duration::from_secs(1);
 
+/// Calls of the application in a row that must be quick before anything is held again.
+const PATIENCE: u32 = 64;
+
+/// Ticks in one call that make it a slow one. One can pass in the quickest.
+const SLOW_TICKS: u32 = 2;
+
 /// What a thread needs to write answers.
-#[derive(Debug)]
 pub struct Outgoing {
     /// Wire bytes that leave with the next send.
     pub(crate) bytes: Vec<u8>,
+    /// The head of the response, until it is sent; empty where none has been given.
+    pub(crate) head: ResponseHead,
     pub(crate) stamp: Stamp,
     pub(crate) control: Arc<Control>,
     pub(crate) write_timeout: Duration,
+    pub(crate) watch: Arc<Watch>,
+    /// Something would be held if somebody ticked.
+    pub(crate) wants_watch: bool,
+    /// Quick calls of the application to go until something may be held.
+    patience: u32,
+}
+
+impl Outgoing {
+    pub(crate) fn new(stamp: Stamp, control: Arc<Control>, write_timeout: Duration, watch: Arc<Watch>) -> Outgoing {
+        let (bytes, head) = (Vec::new(), ResponseHead::default());
+        Outgoing { bytes, head, stamp, control, write_timeout, watch, wants_watch: false, patience: 0 }
+    }
+
+    /// Whether what waits may wait for more to leave with it: the application has been quick, and somebody ticks.
+    pub(crate) fn may_hold(&mut self) -> bool {
+        if self.patience > 0 || self.bytes.len() >= OUTGOING_BYTES {
+            return false;
+        }
+        let kept = self.watch.is_kept();
+        self.wants_watch |= !kept;
+        kept
+    }
+
+    /// The application has come back from a call that began at tick `began`.
+    pub(crate) fn note_call(&mut self, began: u32) {
+        let slow = self.watch.ticks().wrapping_sub(began) >= SLOW_TICKS;
+        self.patience = if slow { PATIENCE } else { self.patience.saturating_sub(1) };
+    }
 }
 
 /// The response cannot go on: the peer is gone, or took nothing for too long.
@@ -82,17 +118,35 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         self.connection.answer.broken
     }
 
-    /// Sends the head. `whole` is the length of the body where all of it is known.
+    /// Sends `head`. `whole` is the length of the body where all of it is known.
     pub fn start(&mut self, head: &ResponseHead, whole: Option<u64>) {
+        self.outgoing.head.clone_from(head);
+        self.start_with_given(whole);
+    }
+
+    /// As [`Reply::start`], with the head that [`Lent::set_head`](crate::Lent::set_head) has set; `false` where there is none.
+    pub fn start_with_given(&mut self, whole: Option<u64>) -> bool {
         debug_assert!(!self.is_started(), "one head a response");
+        let Outgoing { head, bytes, stamp, control, .. } = &mut *self.outgoing;
+        if !head.is_begun() {
+            return false;
+        }
         let answer = &mut self.connection.answer;
         // The stop may have come while the application was at work.
-        answer.asked.server_persists &= !self.outgoing.control.is_stopping();
-        let out = &mut self.outgoing.bytes;
-        let (framing, persists) = finish_head(head, answer.asked, whole, &self.outgoing.stamp, out);
-        answer.framing = framing;
-        answer.persists = persists;
+        answer.asked.server_persists &= !control.is_stopping();
+        (answer.framing, answer.persists) = finish_head(head, answer.asked, whole, stamp, bytes);
         answer.started = true;
+        true
+    }
+
+    /// Whether bytes wait to be sent with those that follow.
+    pub(crate) fn holds(&self) -> bool {
+        !self.outgoing.bytes.is_empty() && self.outgoing.watch.is_kept()
+    }
+
+    /// Sends what waits, as much as the peer takes now.
+    pub(crate) fn send_held(&mut self) {
+        self.connection.send_outgoing(&mut self.outgoing);
     }
 
     /// Adds a block of the body, framed; `own` gives the block itself where it is large enough not to be copied.

@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use slab::Slab;
@@ -15,8 +16,9 @@ use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
 use crate::control::{Control, Stopper};
 use crate::counters::Counters;
-use crate::io::{Event, Millis, Net, Readiness};
+use crate::io::{Event, Millis, Net, Readiness, block_signals};
 use crate::timeouts::{Timeout, Timeouts};
+use crate::watch::Watch;
 
 /// Connections taken from one listener's queue in a turn, before those that are open have theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -30,6 +32,9 @@ const LINGER: Millis = 5_000;
 /// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
 const DRAIN_FIRST_REQUEST: Millis = 1_000;
 
+/// For the watch, which calls nothing deep.
+const WATCH_STACK_BYTES: usize = 64 * 1024;
+
 /// Descriptors kept for everything but connections, where `max_connections` is left to the server.
 const RESERVED_FILES: u64 = 64;
 
@@ -40,6 +45,7 @@ pub struct Server<N: Net, A: App<N::Socket>> {
     counters: Counters,
     control: Arc<Control>,
     waker: N::Waker,
+    watch: Arc<Watch>,
     state: Mutex<Loop<N, A>>,
 }
 
@@ -48,7 +54,8 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     pub fn new(net: N, app: A, config: Config) -> Server<N, A> {
         let waker = net.waker();
         let state = Mutex::new(Loop::new(net, &config));
-        Server { app, config, counters: Counters::default(), control: Arc::default(), waker, state }
+        let (control, watch) = (Arc::default(), Arc::default());
+        Server { app, config, counters: Counters::default(), control, waker, watch, state }
     }
 
     /// What ends this server.
@@ -71,12 +78,35 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         &self.app
     }
 
-    /// Serves until stopped and drained.
+    /// Serves until stopped and drained. A second thread keeps watch from when it is first of use: see [`Server::tick`].
     ///
     /// # Errors
     /// What the kernel says of the poller; faults of a peer or of a connection are none.
     pub fn run(&self) -> io::Result<()> {
-        let mut desk = Desk::new(&self.config, self.control.clone());
+        thread::scope(|scope| {
+            let _end = OnDrop(|| self.watch.end());
+            self.run_with(|| {
+                let keep = || {
+                    block_signals(); // they are for those who run the application
+                    self.watch.keep(|| self.tick());
+                };
+                let thread = thread::Builder::new().name("bjoern-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
+                // Without a watch everything is sent at once.
+                if let Ok(handle) = thread.spawn_scoped(scope, keep) {
+                    self.watch.begin(Some(handle.thread().clone()));
+                }
+            })
+        })
+    }
+
+    /// As [`Server::run`], without a thread of its own: `keep_watch` is called once, when something could be held if
+    /// somebody ticked.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn run_with(&self, keep_watch: impl FnOnce()) -> io::Result<()> {
+        let mut keep_watch = Some(keep_watch);
+        let mut desk = Desk::new(&self.config, self.control.clone(), self.watch.clone());
         let mut state = self.lock();
         let result = loop {
             let Task { token, connection, expired } = match state.next(self) {
@@ -85,13 +115,18 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
                 Err(error) => break Err(error),
             };
             desk.stamp(state.second, &self.config);
-            let draining = state.phase != Phase::Serving;
+            let (draining, crowded) = (state.phase != Phase::Serving, !state.ready.is_empty());
             drop(state);
-            let turn = Turn { app: &self.app, config: &self.config, counters: &self.counters, draining };
+            let turn = Turn { app: &self.app, config: &self.config, counters: &self.counters, draining, crowded };
             let (connection, verdict) = match expired {
                 None => connection.serve(&mut desk, &turn),
                 Some(timeout) => connection.expire(timeout, &mut desk, &turn),
             };
+            if desk.takes_wish_for_watch()
+                && let Some(keep_watch) = keep_watch.take()
+            {
+                keep_watch();
+            }
             state = self.lock();
             if let Some(mut lost) = state.settle(token, connection, verdict, self) {
                 drop(state);
@@ -107,9 +142,37 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         result
     }
 
+    /// Says that [`Server::tick`] is called every millisecond from now on.
+    pub fn begin_ticks(&self) {
+        self.watch.begin(None);
+    }
+
+    /// One look of the watch: what has been held since the last one is sent. Whether all is quiet.
+    ///
+    /// Answers and blocks that come quickly are held for those that follow at once, so that they leave together. The watch
+    /// sends them where the application takes longer than that, at the second tick at the latest.
+    pub fn tick(&self) -> bool {
+        let quiet = match self.state.try_lock() {
+            Ok(mut state) => state.send_overdue(),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().send_overdue(),
+            // Whoever has it sends what is held before it waits.
+            Err(TryLockError::WouldBlock) => false,
+        };
+        self.watch.tick() && quiet
+    }
+
     fn lock(&self) -> MutexGuard<'_, Loop<N, A>> {
         // A panic leaves the loop between two steps, each of which keeps its invariants.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs its function when it goes out of scope, be it by a panic.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
     }
 }
 
@@ -154,6 +217,11 @@ struct Loop<N: Net, A: App<N::Socket>> {
     ready: VecDeque<usize>,
     /// Those that have used up their budget: their next turn comes after the others' and a look at the poller.
     later: Vec<usize>,
+    /// Connections whose answers are held until the end of the turn.
+    holding: Vec<usize>,
+    /// How often such answers have been sent, now and at the watch's last look.
+    releases: u32,
+    releases_seen: u32,
     /// Listeners whose queue has not been seen empty since it was last reported.
     accepting: Vec<bool>,
     accept_resumes: Option<Millis>,
@@ -195,6 +263,9 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             timeouts,
             ready: VecDeque::new(),
             later: Vec::new(),
+            holding: Vec::new(),
+            releases: 0,
+            releases_seen: 0,
             accept_resumes: None,
             max_connections,
             phase: Phase::Serving,
@@ -216,12 +287,41 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     return Ok(Some(Task { token, connection, expired: slot.expired.take() }));
                 }
             }
+            self.release();
+            if !self.ready.is_empty() {
+                continue; // who could not send all of it
+            }
             match self.phase {
                 Phase::Draining(_) if self.slots.is_empty() => return Ok(None),
                 Phase::Draining(until) if self.net.elapsed() >= until => return Ok(None),
                 _ => self.wait(server)?,
             }
         }
+    }
+
+    /// Sends the answers that were held.
+    fn release(&mut self) {
+        self.releases = self.releases.wrapping_add(1);
+        let mut holding = std::mem::take(&mut self.holding);
+        for token in holding.drain(..) {
+            if let Some(slot) = self.slots.get_mut(token)
+                && let Some(connection) = &mut slot.connection
+                && std::mem::take(&mut connection.holds)
+                && !connection.release()
+            {
+                self.enqueue(token);
+            }
+        }
+        self.holding = holding;
+    }
+
+    /// Sends the answers that were held at the last look and still are. Whether there were none.
+    fn send_overdue(&mut self) -> bool {
+        if !self.holding.is_empty() && self.releases == self.releases_seen {
+            self.release();
+        }
+        self.releases_seen = self.releases;
+        self.holding.is_empty()
     }
 
     /// Waits for news and queues the connections they concern.
@@ -311,6 +411,10 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             return Some(connection);
         }
         slot.registered = true;
+        if connection.holds {
+            self.holding.push(token);
+            server.watch.call();
+        }
         slot.connection = Some(connection);
         let news = std::mem::take(&mut slot.news);
         match verdict {

@@ -25,8 +25,14 @@ impl Book {
 impl<S: Socket> App<S> for Book {
     type Block = Vec<u8>;
     type Stream = u32;
+    type Desk = ();
 
-    fn call(&self, request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<u32>) {
+    fn call(
+        &self,
+        _desk: &mut (),
+        request: &Request<'_>,
+        mut reply: Reply<S, Self>,
+    ) -> (Reply<S, Self>, Progress<u32>) {
         self.note(if request.path() == b"/modest" { "modest" } else { "greedy" });
         let blocks = std::str::from_utf8(request.query()).unwrap().parse().unwrap_or(0);
         let mut head = ResponseHead::default();
@@ -39,7 +45,7 @@ impl<S: Socket> App<S> for Book {
         (reply, Progress::Done)
     }
 
-    fn next(&self, left: u32, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<u32>) {
+    fn next(&self, _desk: &mut (), left: u32, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<u32>) {
         let block = vec![b'x'; 50_000];
         reply.block(&block, || block.clone());
         if left > 1 {
@@ -67,7 +73,7 @@ fn book(greedy: Vec<u8>) -> Vec<&'static str> {
     let (net, end) = SimNet::new(Shared::new(1, peers.to_vec()));
     let server = Server::new(net, Book::default(), Config::default());
     end.set(server.stopper()).ok();
-    server.run().unwrap();
+    server.run_with(|| {}).unwrap();
     server.app().0.lock().unwrap().clone()
 }
 

@@ -60,8 +60,14 @@ fn head(id: &str, length: Option<usize>) -> ResponseHead {
 impl<S: Socket> App<S> for Anything {
     type Block = Vec<u8>;
     type Stream = Stream;
+    type Desk = ();
 
-    fn call(&self, request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Stream>) {
+    fn call(
+        &self,
+        _desk: &mut (),
+        request: &Request<'_>,
+        mut reply: Reply<S, Self>,
+    ) -> (Reply<S, Self>, Progress<Stream>) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if let Body::Memory(body) = request.body {
             assert!(body.iter().all(|byte| *byte == b'b'), "a body is what was sent as one");
@@ -109,7 +115,12 @@ impl<S: Socket> App<S> for Anything {
         (reply, Progress::More(Stream { wire, way, block, left: count, given: None }))
     }
 
-    fn next(&self, mut stream: Stream, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<Stream>) {
+    fn next(
+        &self,
+        _desk: &mut (),
+        mut stream: Stream,
+        mut reply: Reply<S, Self>,
+    ) -> (Reply<S, Self>, Progress<Stream>) {
         if let Some((before, len)) = stream.given {
             let sent = self.world.lock().wires[stream.wire].sent;
             assert!(sent >= before + len, "the next block is asked for when the last has been handed over");
@@ -268,7 +279,7 @@ fn run(seed: u64) {
     let app = Anything { world: world.clone(), streams: AtomicI64::new(0), calls: AtomicU64::new(0) };
     let server = Arc::new(Server::new(net, app, config));
     end.set(server.stopper()).ok();
-    server.run().unwrap();
+    server.run_with(|| {}).unwrap();
 
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
     let count = |name| server.counters().all().find(|(counter, _)| *counter == name).unwrap().1;

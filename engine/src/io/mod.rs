@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+pub use platform::block_signals;
 pub use system::{System, SystemSocket, SystemWaker, note_fork};
 
 /// Milliseconds since the server was made, on a clock that never goes back.

@@ -48,6 +48,11 @@ mod only {
     }
 }
 
+/// Leaves the process's signals to its other threads: a handler should interrupt those who can act on it.
+pub fn block_signals() {
+    let _ = nix::sys::signal::SigSet::all().thread_block(); // not even possible to fail with a set that is one
+}
+
 pub use only::{SEND, accept, is_listening};
 
 /// Sends up to `len` bytes of `file` from `offset` on without taking them through memory; 0 at the file's end.

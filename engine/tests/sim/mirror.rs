@@ -15,8 +15,9 @@ pub struct Mirror;
 impl<S: Socket> App<S> for Mirror {
     type Block = Vec<u8>;
     type Stream = ();
+    type Desk = ();
 
-    fn call(&self, request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
+    fn call(&self, _desk: &mut (), request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
         let Body::Memory(body) = request.body else { panic!("the cases' bodies stay in memory") };
         let saw = saw(request.method(), request.target(), body);
         let mut head = ResponseHead::default();
@@ -27,7 +28,7 @@ impl<S: Socket> App<S> for Mirror {
         (reply, Progress::Done)
     }
 
-    fn next(&self, (): (), reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
+    fn next(&self, _desk: &mut (), (): (), reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
         (reply, Progress::Done)
     }
 
@@ -96,7 +97,7 @@ pub fn exchange(pieces: &[&[u8]], finish: bool) -> (Vec<u8>, bool) {
     let (net, end) = SimNet::new(world.clone());
     let server = Server::new(net, Mirror, config());
     end.set(server.stopper()).ok();
-    server.run().unwrap();
+    server.run_with(|| {}).unwrap();
     let world = world.lock();
     let wire = &world.wires[0];
     (wire.taken.clone(), wire.closed_at >= DAY.as_millis() as u64)

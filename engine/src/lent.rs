@@ -1,0 +1,143 @@
+//! The response while the application's code runs: where `start_response` and `write()` find it, and the watch.
+//! Must not know: the loop; which language the application is written in.
+//! Invariant: one owner at a time; the lock is held for moments only, never while the application or the peer is waited for.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::app::App;
+use crate::http1::ResponseHead;
+use crate::io::Socket;
+use crate::reply::Reply;
+use crate::watch::Held;
+
+/// For what the application's code runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// The call of the application: a new response.
+    Call,
+    /// One more block of the response.
+    Next,
+    /// The end of the response: nothing can be added to it any more.
+    Close,
+}
+
+/// Why a head was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// There is one already, and no error to take its place.
+    Twice,
+    /// It has been sent, or the response is over.
+    TooLate,
+}
+
+/// A place for one response.
+pub struct Lent<S: Socket, A: App<S>> {
+    place: Mutex<Place<S, A>>,
+    /// Signalled when a borrowed reply comes back.
+    returned: Condvar,
+}
+
+struct Place<S: Socket, A: App<S>> {
+    reply: Option<Reply<S, A>>,
+    errand: Errand,
+    /// A head has been given, be it in vain.
+    called: bool,
+    /// Whether a thread waits for the reply.
+    awaited: bool,
+}
+
+impl<S: Socket, A: App<S>> Default for Lent<S, A> {
+    fn default() -> Self {
+        let place = Place { reply: None, errand: Errand::Close, called: false, awaited: false };
+        Lent { place: Mutex::new(place), returned: Condvar::new() }
+    }
+}
+
+impl<S: Socket, A: App<S>> Lent<S, A> {
+    fn lock(&self) -> MutexGuard<'_, Place<S, A>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts `reply` here for as long as the application's code runs. What waits to be sent is left to the watch.
+    pub fn lend(self: &Arc<Self>, reply: Reply<S, A>, errand: Errand) {
+        let watch = reply.holds().then(|| reply.outgoing.watch.clone());
+        let mut place = self.lock();
+        place.called &= errand != Errand::Call;
+        place.errand = errand;
+        place.reply = Some(reply);
+        drop(place);
+        if let Some(watch) = watch {
+            watch.hold(self.clone());
+        }
+    }
+
+    /// Takes the reply back; `None` where another thread of the application has borrowed it: see [`Lent::wait`].
+    pub fn take_back(&self) -> Option<Reply<S, A>> {
+        self.lock().reply.take()
+    }
+
+    /// Takes the reply back when the one who has borrowed it returns it.
+    pub fn wait(&self) -> Reply<S, A> {
+        let mut place = self.lock();
+        loop {
+            if let Some(reply) = place.reply.take() {
+                place.awaited = false;
+                return reply;
+            }
+            place.awaited = true;
+            place = self.returned.wait(place).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the reply to `write()` by it; `None` where there is none, or no more to be added.
+    pub fn borrow(&self) -> Option<Reply<S, A>> {
+        let mut place = self.lock();
+        if place.errand == Errand::Close { None } else { place.reply.take() }
+    }
+
+    /// Gives a borrowed reply back.
+    pub fn give_back(&self, reply: Reply<S, A>) {
+        let mut place = self.lock();
+        place.reply = Some(reply);
+        // A Condvar's notify is a system call even where nobody waits.
+        if place.awaited {
+            self.returned.notify_one();
+        }
+    }
+
+    /// Sets the head of the response to `head`, and leaves another in its place. `instead`: of one given before.
+    ///
+    /// # Errors
+    /// [`NotTaken`], with `head` untouched.
+    pub fn set_head(&self, head: &mut ResponseHead, instead: bool) -> Result<(), NotTaken> {
+        let mut place = self.lock();
+        let called = std::mem::replace(&mut place.called, true);
+        match &mut place.reply {
+            _ if called && !instead => Err(NotTaken::Twice),
+            Some(reply) if !reply.is_started() => {
+                std::mem::swap(&mut reply.outgoing.head, head);
+                Ok(())
+            }
+            _ if instead => Err(NotTaken::TooLate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes a head that was none; whether another had been given before.
+    pub fn note_bad_head(&self) -> bool {
+        std::mem::replace(&mut self.lock().called, true)
+    }
+
+    /// Whether a head can still take the place of another.
+    pub fn is_open(&self) -> bool {
+        self.lock().reply.as_ref().is_some_and(|reply| !reply.is_started())
+    }
+}
+
+impl<S: Socket, A: App<S>> Held for Lent<S, A> {
+    fn send_held(&self) {
+        if let Some(reply) = &mut self.lock().reply {
+            reply.send_held();
+        }
+    }
+}
