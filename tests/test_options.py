@@ -15,7 +15,7 @@ import pytest
 
 from bjoern import Options, options
 
-FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+OPTIONS = {option.name: option for option in options.OPTIONS}
 
 
 def resolve(environ: dict[str, str], **keywords: Any) -> Options:
@@ -76,7 +76,7 @@ def test_argument_silences_a_malformed_variable() -> None:
     ],
 )
 def test_text_form(name: str, text: str, value: object) -> None:
-    resolved = getattr(resolve({options.variable(FIELDS[name]): text}), name)
+    resolved = getattr(resolve({options.variable(OPTIONS[name]): text}), name)
     assert resolved == value
     assert type(resolved) is type(value)
 
@@ -103,7 +103,7 @@ def test_text_form(name: str, text: str, value: object) -> None:
     ],
 )
 def test_malformed_variable_is_named(name: str, text: str) -> None:
-    variable = options.variable(FIELDS[name])
+    variable = options.variable(OPTIONS[name])
     with pytest.raises(ValueError, match=f"^{variable} must be .*got "):
         resolve({variable: text})
 
@@ -154,10 +154,10 @@ def test_options_cannot_be_changed() -> None:
         Options().keep_alive = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name != "server_header"])  # None has no text form
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "server_header"])  # None has no text form
 def test_shown_default_reads_as_the_default(name: str) -> None:
-    shown = FIELDS[name].metadata["unit"].show(FIELDS[name].default)
-    assert options.parse(FIELDS[name], shown, "shown") == FIELDS[name].default
+    shown = OPTIONS[name].unit.show(OPTIONS[name].default)
+    assert options.parse(OPTIONS[name], shown, "shown") == OPTIONS[name].default
 
 
 def test_readme_has_the_table() -> None:

@@ -5,6 +5,7 @@ How it works: sockets are bound to free ports of the loopback and to paths in a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -246,8 +247,8 @@ def test_unix_path_too_long(folder: Path) -> None:
         bjoern.bind_and_listen("unix:" + "x" * 200)
 
 
-def listener(path: str) -> sockets.Listener:
-    return sockets.bind(UnixAddress(path))
+def listener(path: str) -> contextlib.closing[sockets.Listener]:
+    return contextlib.closing(sockets.bind(UnixAddress(path)))
 
 
 def test_remove_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +303,7 @@ def test_inherited_descriptor() -> None:
     original = bjoern.bind_and_listen("127.0.0.1", 0)
     original.set_inheritable(True)
     name = original.getsockname()
-    with sockets.bind(InheritedAddress(original.detach())) as sock:
+    with sockets.bind(InheritedAddress(original.detach())).socket as sock:
         assert sock.getsockname() == name
         assert not sock.get_inheritable()
 

@@ -8,8 +8,6 @@ Must not know: how any of it is done.
 from __future__ import annotations
 
 import os  # noqa: F401  # programs written for bjoern 3 find os, socket and _bjoern here
-import socket
-from typing import TYPE_CHECKING
 
 from . import _bjoern  # noqa: F401
 from ._bjoern import features, version
@@ -18,7 +16,14 @@ from .options import Options
 from .server import Server
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
+# Importing bjoern imports no module of the standard library that is not there already, or small: each name that a
+# function alone needs is imported in that function, and what only annotations need, not at all. Type checkers take
+# TYPE_CHECKING for true, whoever defines it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
     from _typeshed.wsgi import WSGIApplication
 
 __version__ = ".".join(map(str, version))
@@ -36,3 +41,11 @@ __all__ = [
 
 # The global server's socket and application, between `listen` and the end of `run`.
 _default_instance: tuple[socket.socket, WSGIApplication] | None = None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "socket":  # takes twice as long to import as bjoern
+        import socket
+
+        return socket
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

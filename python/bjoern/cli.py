@@ -9,7 +9,6 @@ loaded, 130 interrupted; killed by SIGTERM after SIGTERM.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import platform
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _serve(chosen: argparse.Namespace) -> int:
     try:
         # Resolved before the application is imported, which may change the environment.
-        keywords = dataclasses.asdict(Options.resolve("bjoern", _keywords(chosen)))
+        keywords = vars(Options.resolve("bjoern", _keywords(chosen)))
         binds = _binds(chosen, os.environ)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))
@@ -104,13 +103,12 @@ def _parser() -> _Parser:
     where.add_argument("--reuse-port", action="store_true", help="let other processes bind the same port")
 
     groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items()}
-    for field in dataclasses.fields(Options):
-        unit = field.metadata["unit"]
-        kind: dict[str, Any] = {"metavar": unit.metavar}
-        if unit is options.SWITCH:
+    for option in options.OPTIONS:
+        kind: dict[str, Any] = {"metavar": option.unit.metavar}
+        if option.unit is options.SWITCH:
             kind = {"action": argparse.BooleanOptionalAction}
-        help = f"{field.metadata['help']} (default: {unit.show(field.default)})"
-        groups[field.metadata["group"]].add_argument(options.flag(field), default=None, help=help, **kind)
+        help = f"{option.help} (default: {option.unit.show(option.default)})"
+        groups[option.group].add_argument(options.flag(option), default=None, help=help, **kind)
     return parser
 
 
@@ -140,10 +138,12 @@ def _backlog(text: str) -> int:
 def _keywords(chosen: argparse.Namespace) -> dict[str, Any]:
     """The options given as flags, by keyword. Raises ValueError naming the flag."""
     keywords = {}
-    for field in dataclasses.fields(Options):
-        given = getattr(chosen, field.name)
+    for option in options.OPTIONS:
+        given = getattr(chosen, option.name)
+        if isinstance(given, str):
+            given = options.parse(option, given, options.flag(option))
         if given is not None:
-            keywords[field.name] = options.parse(field, given, options.flag(field)) if isinstance(given, str) else given
+            keywords[option.name] = given
     return keywords
 
 
@@ -182,7 +182,7 @@ def _explained(error: OSError) -> str:
         return error.strerror or str(error)
     address = addresses.parse(error.filename)
     if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
-        other = address._replace(port=address.port % 65535 + 1)
+        other = TcpAddress(address.host, address.port % 65535 + 1)
         return f"address already in use: {address} (another server? try --bind {other})"
     return f"{address}: {error.strerror}"
 

@@ -6,10 +6,6 @@ Must not know: how an address is bound, how a server runs.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, SupportsIndex
-
 import bjoern
 
 from . import addresses, sockets
@@ -18,15 +14,20 @@ from .options import check_names
 from .server import Server
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
+    from typing import Any, SupportsIndex
 
     from _typeshed.wsgi import WSGIApplication
 
+    from .sockets import SocketLike
+
+    Port = SupportsIndex | str | None
+
 # The server behind `bjoern._default_instance`.
 _default_server: Server | None = None
-
-Port = SupportsIndex | str | None
 
 
 def bind_and_listen(
@@ -39,7 +40,7 @@ def bind_and_listen(
     Raises OSError where the address is in use or cannot be had, TypeError or ValueError where it is malformed.
     """
     address = addresses.from_pair(host, port)
-    return sockets.bind(address, reuse_port=reuse_port, backlog=listen_backlog)
+    return sockets.bind(address, reuse_port=reuse_port, backlog=listen_backlog).socket
 
 
 def listen(
@@ -62,7 +63,7 @@ def listen(
     check_names("listen", options)
     address = addresses.from_pair(host, port)
     server = Server(wsgi_app, address, reuse_port=reuse_port, backlog=listen_backlog, **options)
-    sock = server.listeners[0]
+    sock = server.listeners[0].socket
     bjoern._default_instance, _default_server = (sock, wsgi_app), server
     return sock
 
@@ -88,7 +89,7 @@ def run(*args: Any, statsd: Mapping[str, Any] | None = None, **kwargs: Any) -> N
 
 
 def server_run(
-    sock: sockets.SocketLike,
+    sock: SocketLike,
     wsgi_app: WSGIApplication,
     statsd: Mapping[str, Any] | None = None,
     *,
@@ -102,9 +103,11 @@ def server_run(
 
 
 def _ignore_statsd(wanted: Mapping[str, Any] | bool | None) -> None:
-    if isinstance(wanted, Mapping):
-        wanted = bool(wanted and wanted.get("enable", True))
+    if wanted and not isinstance(wanted, bool):
+        wanted = bool(wanted.get("enable", True))
     if wanted and not features["has_statsd"]:
+        import warnings
+
         warnings.warn(
             "statsd= is accepted but nothing is sent: this bjoern has no statsd support", RuntimeWarning, stacklevel=3
         )

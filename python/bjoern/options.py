@@ -7,12 +7,14 @@ Invariant: an `Options` that exists is valid. Adding an option is adding one fie
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+
+from .deferred import Deferred, dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 Value = bool | int | float | str | None
 
@@ -22,7 +24,12 @@ _DURATION_SUFFIXES = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
+# Regular expressions are for what people write: a server without any does not import re.
+
+
 def _parse_size(text: str) -> int:
+    import re
+
     match = re.fullmatch(r"([0-9]+)([KMG]?)", text.upper())
     if not match:
         raise ValueError
@@ -30,6 +37,8 @@ def _parse_size(text: str) -> int:
 
 
 def _parse_duration(text: str) -> float:
+    import re
+
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", text)
     if not match:
         raise ValueError
@@ -37,7 +46,7 @@ def _parse_duration(text: str) -> float:
 
 
 def _parse_count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text):
+    if not (text.isascii() and text.isdigit()):
         raise ValueError
     return int(text)
 
@@ -53,17 +62,23 @@ def _show_size(value: Any) -> str:
     return f"{value // _SIZE_SUFFIXES[suffix]}{suffix}"
 
 
-@dataclasses.dataclass(frozen=True)
 class Unit:
     """What the values of an option are: as a Python value, and as text in a variable or on the command line."""
 
-    types: tuple[type, ...]
-    takes: str  # what a keyword takes, for messages
-    text_form: str  # what a variable or flag takes, for messages
-    metavar: str
-    parse: Callable[[str], Value]  # raises ValueError; its text is not used
-    show: Callable[[Any], str]  # the text form of a value
-    maximum: float = math.inf
+    __slots__ = ("maximum", "metavar", "parse", "show", "takes", "text_form", "types")
+
+    def __init__(
+        self,
+        types: tuple[Any, ...],
+        takes: str,  # what a keyword takes, for messages
+        text_form: str,  # what a variable or flag takes, for messages
+        metavar: str,
+        parse: Callable[[str], Value],  # raises ValueError; its text is not used
+        show: Callable[[Any], str],  # the text form of a value
+        maximum: float = float("inf"),
+    ) -> None:
+        self.types, self.takes, self.text_form, self.metavar = types, takes, text_form, metavar
+        self.parse, self.show, self.maximum = parse, show, maximum
 
 
 _SIZE_FORM = "a size such as 65536, 64K, 1M or 1G"
@@ -78,15 +93,35 @@ SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda 
 TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
 
 # A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
-_FIELD_VALUE = re.compile(r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+_FIELD_VALUE = r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
+
+
+class Option:
+    """One option, and what is known about it; `minimum` is in the unit."""
+
+    __slots__ = ("default", "group", "help", "minimum", "name", "unit")
+    name: str
+
+    def __init__(self, default: Value, unit: Unit, group: str, help: str, minimum: float) -> None:
+        self.default, self.unit, self.group, self.help, self.minimum = default, unit, group, help, minimum
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def as_field(self) -> Any:
+        """As a dataclass declares it, with what is known as metadata."""
+        import dataclasses
+
+        known: dict[str, Any] = {"unit": self.unit, "group": self.group, "help": self.help, "minimum": self.minimum}
+        return dataclasses.field(default=self.default, metadata=known)
 
 
 def _option(default: Value, unit: Unit, group: str, help: str, minimum: float = 0) -> Any:
-    return dataclasses.field(default=default, metadata={"unit": unit, "group": group, "help": help, "minimum": minimum})
+    return Option(default, unit, group, help, minimum)
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True)
+class Options(Deferred):
     """Limits, timeouts and manners of one server; sizes in bytes, times in seconds.
 
     Each field is a keyword of `bjoern.run`, `listen`, `server_run` and `Server` (`keep_alive=5`), a variable
@@ -113,9 +148,8 @@ class Options:
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            checked = check(field, getattr(self, field.name), field.name)
-            object.__setattr__(self, field.name, checked)
+        for option in OPTIONS:
+            object.__setattr__(self, option.name, check(option, getattr(self, option.name), option.name))
 
     @classmethod
     def resolve(cls, caller: str, keywords: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
@@ -125,30 +159,33 @@ class Options:
         ValueError naming the variable where one is malformed; else as `Options`.
         """
         check_names(caller, keywords)
-        values = dict(keywords)
-        for field in dataclasses.fields(cls):
-            text = environ.get(variable(field), "").strip()
-            if text and field.name not in keywords:
-                values[field.name] = parse(field, text, variable(field))
-        return cls(**values)
+        options = cls.__new__(cls)  # `cls()` would have it made a dataclass, which serving does not need
+        for option in OPTIONS:
+            text = environ.get(variable(option), "").strip()
+            if option.name in keywords:
+                value = check(option, keywords[option.name], option.name)
+            else:
+                value = parse(option, text, variable(option)) if text else option.default
+            vars(options)[option.name] = value
+        return options
 
 
-OptionField = dataclasses.Field  # a field of `Options`, with its unit, group, help and minimum as metadata
+OPTIONS: tuple[Option, ...] = tuple(Options.declared.values())
 
 
-def variable(field: OptionField[Any]) -> str:
+def variable(option: Option) -> str:
     """The environment variable of an option."""
-    return f"BJOERN_{field.name.upper()}"
+    return f"BJOERN_{option.name.upper()}"
 
 
-def flag(field: OptionField[Any]) -> str:
+def flag(option: Option) -> str:
     """The command line flag of an option."""
-    return "--" + field.name.replace("_", "-")
+    return "--" + option.name.replace("_", "-")
 
 
 def check_names(caller: str, names: Iterable[str]) -> None:
     """Raises TypeError, as Python does for a call of `caller`, at the first name that is no option."""
-    options = [field.name for field in dataclasses.fields(Options)]
+    options = [option.name for option in OPTIONS]
     for name in names:
         if name not in options:
             from difflib import get_close_matches  # only ever needed on the way out
@@ -158,33 +195,35 @@ def check_names(caller: str, names: Iterable[str]) -> None:
             raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
 
 
-def check(field: OptionField[Any], value: Any, label: str) -> Value:
+def check(option: Option, value: Any, label: str) -> Value:
     """The value, fit for the option. `label` names it in the TypeError or ValueError raised otherwise."""
-    unit, minimum = field.metadata["unit"], field.metadata["minimum"]
+    unit, minimum = option.unit, option.minimum
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit is TEXT and value is not None and not _FIELD_VALUE.fullmatch(value):
-        raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
+    if unit is TEXT and value is not None:
+        import re
+
+        if not re.fullmatch(_FIELD_VALUE, value):
+            raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
     if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
         raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
     return float(value) if unit is SECONDS else value
 
 
-def parse(field: OptionField[Any], text: str, label: str) -> Value:
+def parse(option: Option, text: str, label: str) -> Value:
     """The value that a variable's or flag's text stands for. Raises ValueError naming `label`."""
-    unit = field.metadata["unit"]
+    unit = option.unit
     try:
         value = unit.parse(text)
     except ValueError:
         raise ValueError(f"{label} must be {unit.text_form}, got {text!r}") from None
-    return check(field, value, label)
+    return check(option, value, label)
 
 
 def table() -> str:
     """The options as a Markdown table, for the documentation."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
-    for field in dataclasses.fields(Options):
-        default = field.metadata["unit"].show(field.default)
-        rows.append(f"| `{field.name}` | {default} | {field.metadata['help']} |")
+    for option in OPTIONS:
+        rows.append(f"| `{option.name}` | {option.unit.show(option.default)} | {option.help} |")
     return "\n".join(rows) + "\n"

@@ -7,29 +7,28 @@ Invariant: it closes the sockets it opened and none that it was given.
 
 from __future__ import annotations
 
-import functools
 import os
-import socket
-import threading
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from . import addresses
 from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
 from .options import Options
-from .signals import ShutdownSignals
-from .sockets import DEFAULT_LISTEN_BACKLOG, SocketLike, bind_all, descriptor
+from .sockets import DEFAULT_LISTEN_BACKLOG, bind_all, descriptor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Any
+
     from _typeshed.wsgi import WSGIApplication
+
+    from .sockets import SocketLike
 
 DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
 
-os.register_at_fork(
-    after_in_parent=functools.partial(note_fork, True), after_in_child=functools.partial(note_fork, False)
-)
+os.register_at_fork(after_in_parent=lambda: note_fork(True), after_in_child=lambda: note_fork(False))
 
 Bind = str | Address
 
@@ -63,7 +62,9 @@ class Server:
         self.options = Options.resolve("Server", options)
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
-        self.sockets: tuple[SocketLike, ...] = tuple(self.listeners if sockets is None else sockets)
+        self.sockets: tuple[SocketLike, ...] = tuple(
+            (listener.socket for listener in self.listeners) if sockets is None else sockets
+        )
         if not self.sockets:
             raise ValueError("no address to listen on: give at least one")
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
@@ -90,6 +91,9 @@ class Server:
         if self._began:
             raise RuntimeError("a server runs once; make a new Server to serve again")
         self._began = True
+        # Imported after binding: a client that tries while modules are read finds a socket that listens.
+        from .signals import ShutdownSignals
+
         with ShutdownSignals(self.stop) as signals:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
@@ -127,10 +131,11 @@ class Server:
     def close(self) -> None:
         """Closes the sockets this server opened and removes their files. `run` does so when it stops."""
         for listener in self.listeners:
-            listener.remove_path()
             listener.close()
 
     def __enter__(self) -> Server:
+        import threading
+
         self._thread = threading.Thread(target=self._run_in_background, name="bjoern", daemon=True)
         self._thread.start()
         return self
@@ -171,5 +176,7 @@ def _parsed(bind: Bind | Sequence[Bind] | None) -> list[Address]:
 
 
 def _address_of(sock: SocketLike) -> Address:
+    import socket
+
     with socket.socket(fileno=os.dup(descriptor(sock))) as twin:  # asks a bare descriptor, too
         return addresses.of_socket(twin)

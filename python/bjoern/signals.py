@@ -7,14 +7,16 @@ Invariant: nothing is installed outside the main thread, and everything is put b
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+    from typing import Any
 
 Outcome = BaseException | int | None  # raise it; die of it; return
 
@@ -111,6 +113,8 @@ def _in_main_thread() -> bool:
 
 def _die(number: int) -> None:
     """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
+    import contextlib
+
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
             stream.flush()

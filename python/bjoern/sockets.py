@@ -7,32 +7,37 @@ Invariant: a unix path is removed only by the process that bound it, and only wh
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import socket
 import stat
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 from .addresses import Address, InheritedAddress, TcpAddress, UnixAddress
 
 DEFAULT_LISTEN_BACKLOG = 1024  # connections the kernel completes ahead of accept(2)
 
 
-class HasFileno(Protocol):
-    def fileno(self) -> int: ...
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from typing import Any, Protocol
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    SocketLike = int | HasFileno
+
+# `socket` takes twice as long to import as bjoern does, so it is imported by the functions that open sockets.
 
 
-SocketLike = int | HasFileno
+class Listener:
+    """A listening, non-blocking socket, and the file that was made for it, if any."""
 
-
-class Listener(socket.socket):
-    """A listening, non-blocking socket that knows whether it made a file."""
-
-    _path: str | None = None
-    _made: tuple[int, int, int] = (0, 0, 0)  # process, device, inode
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._path: str | None = None
+        self._made = (0, 0, 0)  # process, device, inode
 
     def made_path(self, path: str) -> None:
         """Remembers that this process has just bound the socket to `path`."""
@@ -44,10 +49,17 @@ class Listener(socket.socket):
         if self._path is None:
             return
         path, self._path = self._path, None
-        with contextlib.suppress(FileNotFoundError):
+        try:
             # Our socket holds the inode, so an equal number is the same file.
             if self._made == _identity(path):
                 os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+    def close(self) -> None:
+        """Removes the socket file, as `remove_path` does, and closes the socket."""
+        self.remove_path()
+        self.socket.close()
 
 
 def bind(address: Address, *, reuse_port: bool = False, backlog: int = DEFAULT_LISTEN_BACKLOG) -> Listener:
@@ -56,13 +68,16 @@ def bind(address: Address, *, reuse_port: bool = False, backlog: int = DEFAULT_L
     `reuse_port` sets SO_REUSEPORT on TCP sockets: several processes may bind the same port.
     Raises OSError with errno, cause and, as its `filename`, the address; socket.gaierror for an unknown host.
     """
+    import socket
+
     if isinstance(address, InheritedAddress):
-        return _inherit(address)
+        return Listener(_inherit(address))
     name: Any  # what bind(2) takes depends on the family
     if isinstance(address, UnixAddress):
-        sock, name = Listener(socket.AF_UNIX), _unix_name(address)
+        sock, name = socket.socket(socket.AF_UNIX), _unix_name(address)
     else:
         sock, name = _open_tcp(address, reuse_port)
+    listener = Listener(sock)
     try:
         try:
             sock.bind(name)
@@ -72,31 +87,30 @@ def bind(address: Address, *, reuse_port: bool = False, backlog: int = DEFAULT_L
             _remove_stale(address)
             sock.bind(name)
         if isinstance(address, UnixAddress) and not address.is_abstract:
-            sock.made_path(address.path)
+            listener.made_path(address.path)
         sock.setblocking(False)
         sock.listen(backlog)
     except BaseException as error:
-        sock.remove_path()
-        sock.close()
+        listener.close()
         if isinstance(error, OSError):
             raise OSError(error.errno, _cause(error, address), str(address)) from None
         raise
-    return sock
+    return listener
 
 
 def bind_all(
     addresses: Sequence[Address], *, reuse_port: bool = False, backlog: int = DEFAULT_LISTEN_BACKLOG
 ) -> list[Listener]:
     """Sockets listening on all the addresses, or on none. Raises as `bind`."""
-    with contextlib.ExitStack() as undo:
-        listeners = []
+    listeners: list[Listener] = []
+    try:
         for address in addresses:
-            listener = bind(address, reuse_port=reuse_port, backlog=backlog)
-            undo.callback(listener.close)
-            undo.callback(listener.remove_path)
-            listeners.append(listener)
-        undo.pop_all()
-        return listeners
+            listeners.append(bind(address, reuse_port=reuse_port, backlog=backlog))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 def descriptor(sock: SocketLike) -> int:
@@ -108,9 +122,11 @@ def descriptor(sock: SocketLike) -> int:
     return sock if isinstance(sock, int) else sock.fileno()
 
 
-def _open_tcp(address: TcpAddress, reuse_port: bool) -> tuple[Listener, Any]:
+def _open_tcp(address: TcpAddress, reuse_port: bool) -> tuple[socket.socket, Any]:
+    import socket
+
     family, name = _resolved(address)
-    sock = Listener(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Before listen(2): connections inherit it when they are made, not when they are accepted.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,9 +140,14 @@ def _open_tcp(address: TcpAddress, reuse_port: bool) -> tuple[Listener, Any]:
 
 def _resolved(address: TcpAddress) -> tuple[int, Any]:
     """The family, and what bind(2) takes."""
-    with contextlib.suppress(OSError):
-        socket.inet_aton(address.host)  # nothing to look up
-        return socket.AF_INET, address
+    import socket
+
+    try:
+        socket.inet_aton(address.host)
+    except OSError:
+        pass
+    else:
+        return socket.AF_INET, address  # nothing to look up
     try:
         found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -141,9 +162,11 @@ def _unix_name(address: UnixAddress) -> str:
     return "\0" + address.path[1:] if address.is_abstract else address.path
 
 
-def _inherit(address: InheritedAddress) -> Listener:
+def _inherit(address: InheritedAddress) -> socket.socket:
+    import socket
+
     try:
-        sock = Listener(fileno=address.descriptor)
+        sock = socket.socket(fileno=address.descriptor)
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.detach()
             raise OSError(errno.EINVAL, None)
@@ -162,6 +185,8 @@ def _identity(path: str) -> tuple[int, int, int]:
 
 def _remove_stale(address: UnixAddress) -> None:
     """Removes the socket file of a server that is gone; raises OSError (EADDRINUSE) where it is something else."""
+    import socket
+
     if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
         raise OSError(errno.EADDRINUSE, "a file that is not a socket is in the way; move it, or choose another path")
     with socket.socket(socket.AF_UNIX) as probe:
