@@ -6,7 +6,6 @@ Each measure has a limit; one that is passed makes the program end with 1.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -30,7 +29,13 @@ IDLE_CONNECTIONS = 10_000
 IMPORT_PAIRS = 40  # interpreters started with the import, and as many without, in turn
 QUIET = 3.0  # seconds in which an idle server must not wake up
 SERVE = "from apps import hello; import bjoern; bjoern.run(hello, '127.0.0.1', {port})"
-IMPORTED = "import sys; bare = set(sys.modules); from apps import hello; import bjoern; from bjoern import run; "
+# A server's modules: what it imports, it imports before it serves.
+SERVED = (
+    "import sys; bare = set(sys.modules); from apps import hello; import bjoern\n"
+    "server = bjoern.Server(hello, bjoern.addresses.TcpAddress('127.0.0.1', 0))\n"
+    "server.run(ready=server.stop)\n"
+    "print(*sorted(set(sys.modules) - bare))"
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,13 @@ def _serving() -> Iterator[tuple[ProcessGroup, int]]:
 def added_memory() -> float:
     """The server that listens, beside an interpreter that has imported the same modules of others."""
     names = subprocess.run(
-        [sys.executable, "-c", IMPORTED + "import json; print(json.dumps(sorted(set(sys.modules) - bare)))"],
+        [sys.executable, "-c", SERVED],
         env=_environ(),
         check=True,
         capture_output=True,
         text=True,
     )
-    others = [name for name in json.loads(names.stdout) if name.partition(".")[0] not in ("bjoern", "_bjoern")]
+    others = [name for name in names.stdout.split() if name.partition(".")[0] not in ("bjoern", "_bjoern")]
     bare = f"import importlib\nfor name in {others!r}: importlib.import_module(name)\nimport time; time.sleep(60)"
     differences = []
     for _ in range(3):

@@ -48,7 +48,24 @@ def test_server_imports_what_sockets_and_signals_need() -> None:
         f"server.run(ready=server.stop)\n{NEW}"
     )
     assert "socket" in added
-    assert not {"dataclasses", "inspect", "ast", "typing", "argparse", "difflib", "warnings"} & set(added)
+    assert not {"dataclasses", "inspect", "ast", "typing", "argparse", "difflib", "threading"} & set(added)
+
+
+def test_server_in_a_thread_that_threading_does_not_know() -> None:
+    program = """
+import _thread
+from bjoern import Server
+from bjoern.addresses import TcpAddress
+def serve():
+    server = Server(lambda environ, start_response: [], TcpAddress("127.0.0.1", 0))
+    server.run(ready=lambda: (print("threading" in sys.modules), server.stop()))
+    done.release()
+done = _thread.allocate_lock()
+done.acquire()
+_thread.start_new_thread(serve, ())
+print("done" if done.acquire(timeout=30) else "died")
+"""
+    assert said(program) == ["False", "done"], "it must not be taken for the main thread, which has the signals"
 
 
 def test_the_socket_module_is_there_for_programs_that_expect_it() -> None:

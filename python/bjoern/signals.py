@@ -3,14 +3,15 @@
 Knows: Python's signal handlers and their wakeup descriptor.
 Must not know: sockets, HTTP, the engine; it is given a function that stops the server.
 Invariant: nothing is installed outside the main thread, and everything is put back, unless replaced meanwhile.
+Which thread that is, `signal` tells by refusing: `threading` takes the one that imports it first for the main thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,18 +44,20 @@ class ShutdownSignals:
         self._forced: KeyboardInterrupt | None = None
 
     def __enter__(self) -> ShutdownSignals:
-        if _in_main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous = signal.getsignal(number)
-                ignored = previous is signal.SIG_IGN and number != signal.SIGINT
-                if previous is not None and not ignored:  # None: a handler that is not Python's cannot be put back
-                    self._previous[number] = previous
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous = signal.getsignal(number)
+            ignored = previous is signal.SIG_IGN and number != signal.SIGINT
+            if previous is not None and not ignored:  # None: a handler that is not Python's cannot be put back
+                self._previous[number] = previous  # before the first signal
+                try:
                     signal.signal(number, self._received)
+                except ValueError:  # not the main thread
+                    del self._previous[number]
         return self
 
     def wake(self, descriptor: int) -> None:
         """Has a byte written to the descriptor at every signal, so that a sleeping loop runs its handler at once."""
-        if _in_main_thread():
+        with contextlib.suppress(ValueError):  # not the main thread
             self._wakeup = descriptor, signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
     def __exit__(
@@ -107,14 +110,8 @@ class ShutdownSignals:
                 signal.signal(number, handler)
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
 def _die(number: int) -> None:
     """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
-    import contextlib
-
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
             stream.flush()
