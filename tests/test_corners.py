@@ -283,6 +283,20 @@ def test_write_to_a_client_that_does_not_read_hears_signals() -> None:
             process.wait(GUARD)
 
 
+def test_second_interrupt_in_the_handler_of_the_first_is_heard() -> None:
+    again = 'signal.signal(signal.SIGINT, lambda *_: (print("heard", flush=True), signal.raise_signal(signal.SIGINT)))'
+    program = "\n".join([again if line.startswith("signal.signal") else line for line in WRITING.splitlines()])
+    with served(program) as process:
+        assert process.stdout is not None
+        with contextlib.closing(connect(("127.0.0.1", int(process.stdout.readline())))) as client:
+            client.sendall(GET % b"/")
+            assert client.recv(1000)
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "heard\n"
+            assert process.stdout.readline() == "KeyboardInterrupt\n"
+            process.wait(GUARD)
+
+
 EXITING = """
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/exit":

@@ -91,6 +91,8 @@ class ShutdownSignals:
                 try:
                     previous(number, frame)
                 except BaseException as error:
+                    if error is self._forced:  # the second signal came while the first one's handler ran
+                        raise
                     self._drain(number, error)
 
     def _drain(self, number: int, outcome: Outcome = None) -> None:
