@@ -7,14 +7,13 @@
 
 mod sim;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::io::Socket;
-use bjoern_engine::{App, Body, Config, Progress, Reply, Request, Server, Wake};
-use sim::{Act, Shared, SimNet};
+use bjoern_engine::{App, Body, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use sim::{Act, Shared, SimNet, SimSocket};
 
 /// Bytes of the blocks a request may ask for: within a copy, and beyond.
 const BLOCKS: [usize; 4] = [1, 100, 5_000, 20_000];
@@ -25,8 +24,13 @@ const WAYS: [&str; 9] = ["whole", "list", "stream", "length", "lazy", "write", "
 /// The ways after which the connection ends, whatever the peer wants.
 const LAST: [&str; 3] = ["fail", "break", "short"];
 
+type Replied = Reply<SimSocket, Anything>;
+
 struct Anything {
     world: Shared,
+    server: OnceLock<Weak<Server<SimNet, Anything>>>,
+    /// Somebody ticks while the application works, so that things may be held.
+    ticks: bool,
     /// Streams begun and not ended.
     streams: AtomicI64,
     calls: AtomicU64,
@@ -57,18 +61,27 @@ fn head(id: &str, length: Option<usize>) -> ResponseHead {
     head
 }
 
-impl<S: Socket> App<S> for Anything {
+impl Anything {
+    /// The application takes its time, now and then; whether long enough for everything held to be sent.
+    fn work(&self, reply: Replied) -> (Replied, bool) {
+        let ticks = if self.ticks && self.world.lock().random(4) == 0 { self.world.lock().random(4) } else { 0 };
+        let lent = Arc::new(Lent::default());
+        lent.lend(reply, Errand::Next);
+        for _ in 0..ticks {
+            self.server.get().unwrap().upgrade().unwrap().tick();
+        }
+        (lent.take_back().unwrap(), !self.ticks || ticks >= 2)
+    }
+}
+
+impl App<SimSocket> for Anything {
     type Block = Vec<u8>;
     type Stream = Stream;
     type Desk = ();
 
-    fn call(
-        &self,
-        _desk: &mut (),
-        request: &Request<'_>,
-        mut reply: Reply<S, Self>,
-    ) -> (Reply<S, Self>, Progress<Stream>) {
+    fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let (mut reply, _) = self.work(reply);
         if let Body::Memory(body) = request.body {
             assert!(body.iter().all(|byte| *byte == b'b'), "a body is what was sent as one");
         }
@@ -115,15 +128,14 @@ impl<S: Socket> App<S> for Anything {
         (reply, Progress::More(Stream { wire, way, block, left: count, given: None }))
     }
 
-    fn next(
-        &self,
-        _desk: &mut (),
-        mut stream: Stream,
-        mut reply: Reply<S, Self>,
-    ) -> (Reply<S, Self>, Progress<Stream>) {
-        if let Some((before, len)) = stream.given {
-            let sent = self.world.lock().wires[stream.wire].sent;
-            assert!(sent >= before + len, "the next block is asked for when the last has been handed over");
+    fn next(&self, _desk: &mut (), mut stream: Stream, reply: Replied) -> (Replied, Progress<Stream>) {
+        let (mut reply, all_sent) = self.work(reply);
+        if let Some((before, len)) = stream.given
+            && all_sent
+        {
+            let wire = &self.world.lock().wires[stream.wire];
+            let all = wire.sent >= before + len || (self.ticks && wire.blocked) || reply.is_broken();
+            assert!(all, "the last block has been handed over when the next is asked for, or soon after");
         }
         if stream.way == "lazy" && !reply.is_started() {
             reply.start(&head("lazy", None), None);
@@ -276,9 +288,14 @@ fn run(seed: u64) {
         max_connections: [0, 2][world.lock().random(2)],
         ..Config::default()
     };
-    let app = Anything { world: world.clone(), streams: AtomicI64::new(0), calls: AtomicU64::new(0) };
+    let (server, ticks) = (OnceLock::new(), world.lock().random(2) == 0);
+    let app = Anything { world: world.clone(), server, ticks, streams: AtomicI64::new(0), calls: AtomicU64::new(0) };
     let server = Arc::new(Server::new(net, app, config));
     end.set(server.stopper()).ok();
+    server.app().server.set(Arc::downgrade(&server)).ok();
+    if ticks {
+        server.begin_ticks();
+    }
     server.run_with(|| {}).unwrap();
 
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");

@@ -267,7 +267,7 @@ def resident_bytes() -> int:
 
 def measured(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Counts, after a full collection, that a request which is over must leave as they were."""
-    TYPES["start_response"] = type(start_response)
+    TYPES["start_response"] = type(start_response.__self__)  # type: ignore[attr-defined]  # it is a bound method
     TYPES["wrapper"] = environ["wsgi.file_wrapper"]
     TYPES["input"] = type(environ["wsgi.input"])
     shared: dict[str, Any] = {"status": STATUS, "field": FIELD, "name": FIELD[0], "value": FIELD[1], "headers": HEADERS}

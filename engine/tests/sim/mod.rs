@@ -45,13 +45,15 @@ pub struct Wire {
     registered: Option<usize>,
     /// Sent by the peer and not received by the server.
     inbound: VecDeque<u8>,
+    /// When the last of them came: a read finds only a part of what is just arriving, and all of what came before.
+    arrived: Millis,
     peer_finished: bool,
     peer_reset: bool,
     /// Sent by the server and not taken by the peer; at most `window` bytes.
     outbound: VecDeque<u8>,
     window: usize,
     /// The server has met a full window: the next room is news.
-    blocked: bool,
+    pub blocked: bool,
     takes_all: bool,
     pub server_finished: bool,
     pub server_closed: bool,
@@ -148,6 +150,7 @@ impl World {
                     Act::Connect => wire.connected = true,
                     Act::Send(bytes) => {
                         wire.inbound.extend(bytes);
+                        wire.arrived = now;
                         wire.news.readable = true;
                     }
                     Act::Finish => {
@@ -336,7 +339,8 @@ impl Socket for SimSocket {
             return if wire.peer_finished { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         // A short read means drained, here as in the kernel; so a torn read leaves news behind.
-        let len = world.torn(available);
+        let arriving = wire.arrived == world.now;
+        let len = if arriving { world.torn(available) } else { available };
         let wire = &mut world.wires[self.wire];
         for (place, byte) in buffer.iter_mut().zip(wire.inbound.drain(..len)) {
             *place = byte;

@@ -1,0 +1,175 @@
+//! What is held is not kept waiting: an answer or a block waits for those that follow at once, and the watch sends it where
+//! the application takes its time. Here is how it works: 1. an application ticks, as the watch would, while it "works";
+//! 2. before and after each tick it notes how much each peer has been sent; 3. the book tells who had to wait for what.
+#![allow(clippy::unwrap_used)]
+
+mod sim;
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use bjoern_engine::http1::ResponseHead;
+use bjoern_engine::{App, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use sim::{Act, Shared, SimNet, SimSocket};
+
+type Simulated = Server<SimNet, Slow>;
+
+/// `/n` works for n ticks before it answers; `/stream/n` gives three blocks, and works for n ticks before the third.
+struct Slow {
+    world: Shared,
+    server: OnceLock<Weak<Simulated>>,
+    /// For each tick: bytes that each peer had been sent after it. The first line of a piece of work is before it.
+    book: Mutex<Vec<Vec<usize>>>,
+    calls: Mutex<Vec<String>>,
+}
+
+struct Stream {
+    lent: Arc<Lent<SimSocket, Slow>>,
+    given: usize,
+    ticks: usize,
+}
+
+impl Slow {
+    fn sent(&self) -> Vec<usize> {
+        self.world.lock().wires.iter().map(|wire| wire.sent).collect()
+    }
+
+    fn work(&self, ticks: usize) {
+        if ticks == 0 {
+            return;
+        }
+        let server = self.server.get().unwrap().upgrade().unwrap();
+        self.book.lock().unwrap().push(self.sent());
+        for _ in 0..ticks {
+            server.tick();
+            self.book.lock().unwrap().push(self.sent());
+        }
+    }
+}
+
+impl App<SimSocket> for Slow {
+    type Block = Vec<u8>;
+    type Stream = Stream;
+    type Desk = ();
+
+    fn call(
+        &self,
+        _desk: &mut (),
+        request: &Request<'_>,
+        reply: Reply<SimSocket, Self>,
+    ) -> (Reply<SimSocket, Self>, Progress<Stream>) {
+        let path = String::from_utf8(request.path().to_vec()).unwrap();
+        self.calls.lock().unwrap().push(path.clone());
+        let lent = Arc::new(Lent::default());
+        let ticks = path.rsplit('/').next().unwrap().parse().unwrap();
+        let mut head = ResponseHead::default();
+        head.begin(b"200 OK").unwrap();
+        if path.starts_with("/stream") {
+            let mut reply = reply;
+            reply.start(&head, None);
+            return (reply, Progress::More(Stream { lent, given: 0, ticks }));
+        }
+        lent.lend(reply, Errand::Call);
+        self.work(ticks);
+        let mut reply = lent.take_back().unwrap();
+        reply.start(&head, Some(1));
+        reply.block(b"x", || b"x".to_vec());
+        (reply, Progress::Done)
+    }
+
+    fn next(
+        &self,
+        _desk: &mut (),
+        mut stream: Stream,
+        reply: Reply<SimSocket, Self>,
+    ) -> (Reply<SimSocket, Self>, Progress<Stream>) {
+        stream.lent.lend(reply, Errand::Next);
+        if stream.given == 2 {
+            self.work(stream.ticks);
+        }
+        let mut reply = stream.lent.take_back().unwrap();
+        if stream.given == 3 {
+            return (reply, Progress::Done);
+        }
+        stream.given += 1;
+        reply.block(b"block", || b"block".to_vec());
+        (reply, Progress::More(stream))
+    }
+
+    fn close(&self, _stream: Stream) {}
+
+    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
+        wait()
+    }
+
+    fn woken(&self) -> Wake {
+        Wake::GoOn
+    }
+}
+
+/// What the application saw when peers asked for `paths` at the same moment, each peer for all of its paths at once.
+fn serve(kept: bool, paths: &[&[&str]]) -> (Vec<Vec<usize>>, Vec<String>, Vec<usize>) {
+    let ask = |path: &&str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    let peers = paths.iter().map(|paths| {
+        let wire: String = paths.iter().map(ask).collect();
+        (1 << 20, vec![Act::Connect, Act::TakeAll, Act::Send(wire.into_bytes())])
+    });
+    let world = Shared::new(1, peers.collect());
+    let (net, end) = SimNet::new(world.clone());
+    let app = Slow { world: world.clone(), server: OnceLock::new(), book: Mutex::default(), calls: Mutex::default() };
+    let server = Arc::new(Server::new(net, app, Config::default()));
+    end.set(server.stopper()).ok();
+    server.app().server.set(Arc::downgrade(&server)).ok();
+    if kept {
+        server.begin_ticks();
+    }
+    server.run_with(|| {}).unwrap();
+    let book = std::mem::take(&mut *server.app().book.lock().unwrap());
+    let calls = std::mem::take(&mut *server.app().calls.lock().unwrap());
+    let sent = world.lock().wires.iter().map(|wire| wire.sent).collect();
+    (book, calls, sent)
+}
+
+#[test]
+fn an_answer_waits_for_the_turns_end_or_for_the_second_tick() {
+    let (book, calls, sent) = serve(true, &[&["/0"], &["/3"], &["/0"]]);
+    assert_eq!(calls, ["/0", "/3", "/0"]);
+    assert_eq!(book[0], [0, 0, 0], "held while the second is worked on");
+    assert_eq!(book[2], [sent[0], 0, 0], "sent by the second tick");
+    assert!(sent.iter().all(|sent| *sent > 0));
+}
+
+#[test]
+fn without_a_watch_nothing_is_held() {
+    let (book, _, sent) = serve(false, &[&["/0"], &["/3"], &["/stream/3"]]);
+    assert_eq!(book[0], [sent[0], 0, 0]);
+    assert_eq!(book[4][0..2], sent[0..2]);
+    let (head, two_blocks) = (book[4][2] - 2 * 10, 2 * 10);
+    assert_eq!(sent[2], head + two_blocks + 10 + 5, "both blocks were on the wire when the third was asked for");
+}
+
+#[test]
+fn a_block_waits_for_the_next_or_for_the_second_tick() {
+    let (book, _, sent) = serve(true, &[&["/stream/3"]]);
+    let head = sent[0] - 3 * 10 - 5;
+    assert_eq!(book[0], [head + 10], "a first block goes alone, the second waits for the third");
+    assert_eq!(book[2], [head + 20], "and is sent by the second tick");
+}
+
+#[test]
+fn pipelined_answers_wait_for_the_next_or_for_the_second_tick() {
+    let (book, _, sent) = serve(true, &[&["/0", "/3"]]);
+    assert_eq!(book[0], [0]);
+    assert_eq!(book[2], [sent[0] / 2]);
+}
+
+#[test]
+fn behind_a_slow_call_nothing_is_held_for_a_while() {
+    let fast = ["/0"; 100];
+    let (book, _, sent) = serve(true, &[&["/3"], &fast[..1], &["/1"], &fast[..1]]);
+    assert_eq!(book[4][0], sent[0], "the slow one's own answer is not held");
+    assert_eq!(book[4][1], sent[1], "nor the next, while another works for one tick");
+    let (book, _, sent) = serve(true, &[&["/3"], &fast, &["/0"], &["/1"], &["/0"]]);
+    assert_eq!(book[4][2], 0, "but after enough quick ones");
+    assert_eq!(book.len(), 6);
+    assert!(sent[2] > 0);
+}
