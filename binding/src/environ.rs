@@ -45,8 +45,8 @@ impl Environs {
                 .map(|address| Ok(template(py, *address, errors)?.unbind()))
                 .collect::<PyResult<_>>()?,
             keys: NAMES.map(|name| match name {
-                "content-type" => intern("CONTENT_TYPE"),
-                "content-length" => intern("CONTENT_LENGTH"),
+                "Content-Type" => intern("CONTENT_TYPE"),
+                "Content-Length" => intern("CONTENT_LENGTH"),
                 name => intern(&format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_"))),
             }),
             methods: METHODS.map(intern),

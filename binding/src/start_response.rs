@@ -197,7 +197,7 @@ fn fill(head: &mut ResponseHead, status: &Bound<'_, PyAny>, headers: &Bound<'_, 
     head.begin(bytes).map_err(bad)?;
     for (position, header) in headers.iter().enumerate() {
         let pair = match header.cast::<PyTuple>() {
-            Ok(tuple) if tuple.len() == 2 => (tuple.get_item(0)?, tuple.get_item(1)?),
+            Ok(tuple) if tuple.len() == 2 => (tuple.get_borrowed_item(0)?, tuple.get_borrowed_item(1)?),
             _ => return Err(bad_header(&format!("'{}' object", type_name(&header)), position)),
         };
         let strings = (pair.0.cast::<PyString>(), pair.1.cast::<PyString>());

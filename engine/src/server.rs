@@ -152,13 +152,13 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// Answers and blocks that come quickly are held for those that follow at once, so that they leave together. The watch
     /// sends them where the application takes longer than that, at the second tick at the latest.
     pub fn tick(&self) -> bool {
-        let quiet = match self.state.try_lock() {
-            Ok(mut state) => state.send_overdue(),
-            Err(TryLockError::Poisoned(state)) => state.into_inner().send_overdue(),
+        match self.state.try_lock() {
+            Ok(mut state) => state.send_overdue(&self.watch),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().send_overdue(&self.watch),
             // Whoever has it sends what is held before it waits.
-            Err(TryLockError::WouldBlock) => false,
-        };
-        self.watch.tick() && quiet
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.watch.tick() && self.watch.is_loop_quiet()
     }
 
     fn lock(&self) -> MutexGuard<'_, Loop<N, A>> {
@@ -287,7 +287,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     return Ok(Some(Task { token, connection, expired: slot.expired.take() }));
                 }
             }
-            self.release();
+            self.release(&server.watch);
             if !self.ready.is_empty() {
                 continue; // who could not send all of it
             }
@@ -300,8 +300,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Sends the answers that were held.
-    fn release(&mut self) {
+    fn release(&mut self, watch: &Watch) {
         self.releases = self.releases.wrapping_add(1);
+        if self.holding.is_empty() {
+            return;
+        }
+        watch.loop_released();
         let mut holding = std::mem::take(&mut self.holding);
         for token in holding.drain(..) {
             if let Some(slot) = self.slots.get_mut(token)
@@ -315,13 +319,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.holding = holding;
     }
 
-    /// Sends the answers that were held at the last look and still are. Whether there were none.
-    fn send_overdue(&mut self) -> bool {
-        if !self.holding.is_empty() && self.releases == self.releases_seen {
-            self.release();
+    /// Sends the answers that were held at the last look and still are.
+    fn send_overdue(&mut self, watch: &Watch) {
+        if self.releases == self.releases_seen {
+            self.release(watch);
         }
         self.releases_seen = self.releases;
-        self.holding.is_empty()
     }
 
     /// Waits for news and queues the connections they concern.
@@ -413,7 +416,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         slot.registered = true;
         if connection.holds {
             self.holding.push(token);
-            server.watch.call();
+            server.watch.loop_holds();
         }
         slot.connection = Some(connection);
         let news = std::mem::take(&mut slot.news);

@@ -34,6 +34,8 @@ pub(crate) struct Watch {
     ended: AtomicBool,
     keeper: OnceLock<Thread>,
     ticks: AtomicU32,
+    /// The loop holds answers.
+    loop_holds: AtomicBool,
     held: Mutex<Latest>,
 }
 
@@ -64,8 +66,27 @@ impl Watch {
         self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Calls the watch. To be called behind the lock that guards what is held, or in it.
-    pub(crate) fn call(&self) {
+    /// Notes that the loop holds answers now.
+    pub(crate) fn loop_holds(&self) {
+        // Either this is seen by the watch before it sleeps, or the call behind it finds it asleep.
+        if !self.loop_holds.load(Ordering::Relaxed) {
+            self.loop_holds.store(true, Ordering::SeqCst);
+            self.call();
+        }
+    }
+
+    /// Notes that the loop holds nothing any more.
+    pub(crate) fn loop_released(&self) {
+        self.loop_holds.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the loop holds nothing.
+    pub(crate) fn is_loop_quiet(&self) -> bool {
+        !self.loop_holds.load(Ordering::SeqCst)
+    }
+
+    /// Calls the watch if it sleeps.
+    fn call(&self) {
         if !self.awake.load(Ordering::SeqCst)
             && !self.awake.swap(true, Ordering::SeqCst)
             && let Some(keeper) = self.keeper.get()

@@ -91,6 +91,11 @@ pub fn value_end(bytes: &[u8], from: usize) -> usize {
     at
 }
 
+/// The index of the first `byte` in `bytes`. What is as short as most targets and hosts is looked through at once.
+pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    if bytes.len() < 16 { bytes.iter().position(|other| *other == byte) } else { memchr::memchr(byte, bytes) }
+}
+
 /// `value` without spaces and tabs around it (OWS, RFC 9110, section 5.6.3).
 pub fn trim(value: &[u8]) -> &[u8] {
     let blank = |byte: &u8| *byte != b' ' && *byte != b'\t';

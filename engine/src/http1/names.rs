@@ -7,72 +7,72 @@ pub type Known = u8;
 /// A name that is not in the table.
 pub const UNKNOWN: Known = u8::MAX;
 
-/// The known names, lower case. At most 64, so that a set of them is one word.
+/// The known names, as most peers spell them. At most 64, so that a set of them is one word.
 pub const NAMES: [&str; 64] = [
-    "host",
-    "connection",
-    "content-length",
-    "content-type",
-    "transfer-encoding",
-    "expect",
-    "cookie",
-    "accept",
-    "accept-encoding",
-    "accept-language",
-    "accept-charset",
-    "user-agent",
-    "referer",
-    "origin",
-    "cache-control",
-    "pragma",
-    "upgrade-insecure-requests",
-    "if-modified-since",
-    "if-none-match",
-    "if-match",
-    "if-unmodified-since",
-    "if-range",
-    "range",
-    "authorization",
-    "date",
-    "te",
-    "trailer",
-    "upgrade",
-    "via",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "x-request-id",
-    "x-requested-with",
-    "x-csrftoken",
-    "x-correlation-id",
-    "dnt",
-    "sec-fetch-site",
-    "sec-fetch-mode",
-    "sec-fetch-user",
-    "sec-fetch-dest",
+    "Host",
+    "Connection",
+    "Content-Length",
+    "Content-Type",
+    "Transfer-Encoding",
+    "Expect",
+    "Cookie",
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Accept-Charset",
+    "User-Agent",
+    "Referer",
+    "Origin",
+    "Cache-Control",
+    "Pragma",
+    "Upgrade-Insecure-Requests",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Match",
+    "If-Unmodified-Since",
+    "If-Range",
+    "Range",
+    "Authorization",
+    "Date",
+    "TE",
+    "Trailer",
+    "Upgrade",
+    "Via",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Real-IP",
+    "X-Request-ID",
+    "X-Requested-With",
+    "X-CSRFToken",
+    "X-Correlation-ID",
+    "DNT",
+    "Sec-Fetch-Site",
+    "Sec-Fetch-Mode",
+    "Sec-Fetch-User",
+    "Sec-Fetch-Dest",
     "sec-ch-ua",
     "sec-ch-ua-mobile",
     "sec-ch-ua-platform",
-    "sec-gpc",
-    "priority",
-    "save-data",
-    "keep-alive",
-    "proxy-connection",
+    "Sec-GPC",
+    "Priority",
+    "Save-Data",
+    "Keep-Alive",
+    "Proxy-Connection",
     "traceparent",
     "tracestate",
-    "content-encoding",
-    "content-md5",
-    "access-control-request-method",
-    "access-control-request-headers",
-    "max-forwards",
-    "from",
-    "last-event-id",
-    "cf-connecting-ip",
-    "true-client-ip",
+    "Content-Encoding",
+    "Content-MD5",
+    "Access-Control-Request-Method",
+    "Access-Control-Request-Headers",
+    "Max-Forwards",
+    "From",
+    "Last-Event-ID",
+    "CF-Connecting-IP",
+    "True-Client-IP",
 ];
 
 /// `Host`
@@ -90,8 +90,10 @@ pub const EXPECT: Known = 5;
 /// `Cookie`
 pub const COOKIE: Known = 6;
 
-const fn hash(first: u8, before_last: u8, last: u8, len: usize) -> usize {
-    let word = len + first as usize * 77 + before_last as usize * 7 + last as usize * 47;
+/// Where a name of three letters or more is looked for; the case of letters does not matter.
+const fn slot(name: &[u8]) -> usize {
+    let (first, before_last, last) = (name[0] | 0x20, name[name.len() - 2] | 0x20, name[name.len() - 1] | 0x20);
+    let word = name.len() + first as usize * 77 + before_last as usize * 7 + last as usize * 47;
     word & 255
 }
 
@@ -101,7 +103,7 @@ const TABLE: [Known; 256] = {
     let mut index = 0;
     while index < NAMES.len() {
         let name = NAMES[index].as_bytes();
-        let slot = hash(name[0], name[name.len() - 2], name[name.len() - 1], name.len());
+        let slot = slot(name);
         assert!(table[slot] == UNKNOWN, "two names in one slot: choose other multipliers");
         table[slot] = index as Known;
         index += 1;
@@ -111,15 +113,16 @@ const TABLE: [Known; 256] = {
 
 /// The index of `name` in [`NAMES`], whatever its case.
 pub fn known(name: &[u8]) -> Known {
-    let [first, .., before_last, last] = name else {
+    let [_, _, _, ..] = name else {
         return match name {
             [t, e] if t | 0x20 == b't' && e | 0x20 == b'e' => 25,
             _ => UNKNOWN,
         };
     };
-    let index = TABLE[hash(first | 0x20, before_last | 0x20, last | 0x20, name.len())];
+    let index = TABLE[slot(name)];
     match NAMES.get(index as usize) {
-        Some(candidate) if candidate.as_bytes().eq_ignore_ascii_case(name) => index,
+        // Most peers spell it as the table does.
+        Some(candidate) if candidate.as_bytes() == name || candidate.as_bytes().eq_ignore_ascii_case(name) => index,
         _ => UNKNOWN,
     }
 }
@@ -133,6 +136,7 @@ mod tests {
         for (index, name) in NAMES.iter().enumerate() {
             assert_eq!(known(name.as_bytes()), index as Known, "{name}");
             assert_eq!(known(name.to_uppercase().as_bytes()), index as Known, "{name}");
+            assert_eq!(known(name.to_lowercase().as_bytes()), index as Known, "{name}");
             assert_eq!(known(format!("{name}x").as_bytes()), UNKNOWN);
             assert_eq!(known(&name.as_bytes()[1..]), UNKNOWN);
         }
@@ -143,14 +147,14 @@ mod tests {
     #[test]
     fn constants_name_their_rows() {
         let rows = [
-            (HOST, "host"),
-            (CONNECTION, "connection"),
-            (CONTENT_LENGTH, "content-length"),
-            (CONTENT_TYPE, "content-type"),
-            (TRANSFER_ENCODING, "transfer-encoding"),
-            (EXPECT, "expect"),
-            (COOKIE, "cookie"),
-            (25, "te"),
+            (HOST, "Host"),
+            (CONNECTION, "Connection"),
+            (CONTENT_LENGTH, "Content-Length"),
+            (CONTENT_TYPE, "Content-Type"),
+            (TRANSFER_ENCODING, "Transfer-Encoding"),
+            (EXPECT, "Expect"),
+            (COOKIE, "Cookie"),
+            (25, "TE"),
         ];
         for (index, name) in rows {
             assert_eq!(NAMES[index as usize], name);

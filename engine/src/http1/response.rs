@@ -117,17 +117,18 @@ impl ResponseHead {
     }
 
     fn role(&self, name: &[u8]) -> Role {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        // Most applications spell it as it is here.
+        let is = |other: &str| name == other.as_bytes() || name.eq_ignore_ascii_case(other.as_bytes());
         match name.len() {
-            2 if is("te") => Role::Absorbed,
-            4 if is("date") => Role::Date,
-            6 if is("server") => Role::Server,
-            7 if is("upgrade") || is("trailer") => Role::Absorbed,
-            10 if is("connection") => Role::Connection,
-            10 if is("keep-alive") => Role::Absorbed,
-            14 if is("content-length") => Role::ContentLength,
-            16 if is("proxy-connection") => Role::Absorbed,
-            17 if is("transfer-encoding") => Role::Absorbed,
+            2 if is("TE") => Role::Absorbed,
+            4 if is("Date") => Role::Date,
+            6 if is("Server") => Role::Server,
+            7 if is("Upgrade") || is("Trailer") => Role::Absorbed,
+            10 if is("Connection") => Role::Connection,
+            10 if is("Keep-Alive") => Role::Absorbed,
+            14 if is("Content-Length") => Role::ContentLength,
+            16 if is("Proxy-Connection") => Role::Absorbed,
+            17 if is("Transfer-Encoding") => Role::Absorbed,
             _ => Role::Plain,
         }
     }

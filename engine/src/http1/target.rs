@@ -65,8 +65,8 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
             authority_at + len
         }
     };
-    let end = memchr::memchr(b'#', target).unwrap_or(target.len());
-    let question = memchr::memchr(b'?', &target[path_at..end]).map_or(end, |i| path_at + i);
+    let end = bytes::find(b'#', target).unwrap_or(target.len());
+    let question = bytes::find(b'?', &target[path_at..end]).map_or(end, |i| path_at + i);
     parts.path = Span::new(at + path_at, at + question);
     parts.query = if question < end { Span::new(at + question + 1, at + end) } else { Span::new(at + end, at + end) };
     parts.escaped = escapes(&target[path_at..question])?;
@@ -76,12 +76,12 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
 /// Whether `authority` is `uri-host [ ":" port ]`, the host possibly empty (RFC 9110, section 7.2; RFC 3986, section 3.2).
 pub fn is_authority(authority: &[u8]) -> bool {
     let (host_is_good, rest) = match authority {
-        [b'[', literal @ ..] => match memchr::memchr(b']', literal) {
+        [b'[', literal @ ..] => match bytes::find(b']', literal) {
             Some(end) => (is_ip_literal(&literal[..end]), &literal[end + 1..]),
             None => return false,
         },
         _ => {
-            let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
+            let end = bytes::find(b':', authority).unwrap_or(authority.len());
             let (name, rest) = authority.split_at(end);
             (name.iter().all(|byte| bytes::is_host(*byte)) && escapes(name).is_ok(), rest)
         }
@@ -120,7 +120,7 @@ fn scheme_len(target: &[u8]) -> Option<usize> {
 /// Whether `path` holds escapes; a `%` without two hexadecimal digits is refused (RFC 3986, section 2.1).
 fn escapes(path: &[u8]) -> Result<bool, Reject> {
     let mut rest = path;
-    while let Some(percent) = memchr::memchr(b'%', rest) {
+    while let Some(percent) = bytes::find(b'%', rest) {
         match rest.get(percent + 1..percent + 3) {
             Some([high, low]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest = &rest[percent + 3..],
             _ => return Err(Reject::BadEscape),
@@ -132,7 +132,7 @@ fn escapes(path: &[u8]) -> Result<bool, Reject> {
 /// Appends `path` to `decoded` with its percent-escapes resolved (RFC 3986, section 2.1), once.
 pub fn decode(path: &[u8], decoded: &mut Vec<u8>) {
     let mut rest = path;
-    while let Some(percent) = memchr::memchr(b'%', rest) {
+    while let Some(percent) = bytes::find(b'%', rest) {
         decoded.extend_from_slice(&rest[..percent]);
         match rest.get(percent + 1..percent + 3).and_then(|digits| std::str::from_utf8(digits).ok()) {
             Some(digits) if u8::from_str_radix(digits, 16).is_ok() => {
