@@ -22,6 +22,7 @@ help:
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
 	@echo "make bench   this server beside others: CPU time per request"
+	@echo "make instructions  the instructions of a request, compared with the last counts; UPDATE=1 records them"
 	@echo "make build   the release extension in $(VENV)"
 	@echo "make clean   remove what was built"
 
@@ -105,3 +106,8 @@ bench: build .venv-bench/unavailable.json
 
 .venv-bench/unavailable.json: bench/requirements.txt bench/peers.py
 	$(BIN)/python bench/peers.py
+
+# Needs valgrind. About a minute. Counts by interpreter: say which with PYTHON and VENV, as for the others.
+.PHONY: instructions
+instructions: build
+	$(BIN)/python bench/instructions.py $(if $(UPDATE),--update)

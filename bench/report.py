@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from peers import BJOERN, PEERS
+from peers import BJOERN, BJOERN_3, GUNICORN, PEERS
 from workloads import BEST, BEST_WHOLE, ITSELF, WORKLOADS, Measure, Target, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +86,28 @@ def table(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What a reader in a hurry wants to know, in the README.
+SHORT = ("hello", "browser", "post", "close", "flask")
+
+
+def short(results: Results) -> str:
+    """Markdown: a row for each of a few workloads; this server, its ancestor, two others."""
+    lines = [f"| CPU time of the server per request, µs | {BJOERN} | {BJOERN_3} | best of the others | {GUNICORN} |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for workload in WORKLOADS:
+        cells = results["workloads"].get(workload.name)
+        if workload.name not in SHORT or not cells:
+            continue
+        times = {name: total for name, cell in cells.items() if (total := cpu(cell))}
+        others = {name: total for name, total in times.items() if name not in (BJOERN, BJOERN_3, GUNICORN)}
+        best = min(others, key=others.__getitem__, default="")
+        row = [f"**{number(time)}**" if time == min(times.values()) else number(time) for time in times.values()]
+        shown = dict(zip(times, row, strict=True))
+        entries = [shown.get(name, "-") + (f" ({name})" if name == best else "") for name in (BJOERN, BJOERN_3, best)]
+        lines.append(f"| {workload.title} | {' | '.join(entries)} | {shown.get(GUNICORN, '-')} |")
+    return "\n".join(lines) + "\n"
+
+
 def _entry(cell: Cell | None) -> str:
     if cell is None:
         return "-"
@@ -151,27 +173,53 @@ def where(results: Results) -> str:
     )
 
 
+def spread(results: Results) -> str:
+    """Markdown: how far the rounds are apart."""
+    found = []
+    for workload in WORKLOADS:
+        for name, cell in results["workloads"].get(workload.name, {}).items():
+            times = [sample["cpu_us"] for sample in cell["samples"]]
+            if len(times) > 1 and "unfit" not in cell:
+                found.append(((max(times) - min(times)) / median(times), f"{name}, {workload.title}"))
+    if not found:
+        return "There was one round: nothing to compare.\n"
+    furthest, who = max(found)
+    return (
+        f"Between a server's dearest and cheapest round of a workload lie {median(far for far, _ in found):.0%} of its "
+        f"time in the median, {furthest:.0%} at the most ({who}).\n"
+    )
+
+
 # The chart's panels: what most people's servers do most of the time.
 PANELS = ("hello", "browser", "post", "close", "flask", "django")
-WIDTH, PANEL, ROW, LABEL, TOP = 860, 430, 18, 120, 54
+WIDTH, PANEL, ROW, LABEL, TOP = 860, 430, 18, 120, 70
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 13px }
 .small { font-size: 11px; fill: #57606a } .own .user { fill: #0a7f4f } .own .kernel { fill: #6fc5a0 }
 .user { fill: #57606a } .kernel { fill: #b6bec6 } .own text { font-weight: 600 }
+.paper { fill: #ffffff }
 @media (prefers-color-scheme: dark) {
+  .paper { fill: #0d1117 }
   text { fill: #e6edf3 } .small { fill: #9198a1 } .user { fill: #9198a1 } .kernel { fill: #4b535d }
   .own .user { fill: #3fb984 } .own .kernel { fill: #1f6b4a }
 }"""
 
 
 def chart(results: Results) -> str:
-    """SVG: a panel a workload, a bar a server, its user part dark; a bar that is too long for its panel says so."""
+    """SVG: a panel a workload, a bar a server, the user part in front; a bar too long for its panel is broken.
+
+    It has a background of its own, for a page may be dark where the reader's system prefers light, and the other way.
+    """
     panels = [workload for workload in WORKLOADS if workload.name in PANELS and workload.name in results["workloads"]]
     height = (max((len(results["workloads"][panel.name]) for panel in panels), default=0) + 2) * ROW + 14
+    on = results["machine"]
+    machine = f"{on['python'].split(' (')[0]}; {on['kernel']}; {on['cpu']}; one core for the server; {results['date']}"
     parts = [
+        '<rect class="paper" width="100%" height="100%" rx="6"/>',
         '<text class="title" x="10" y="20">CPU time of the server per request, microseconds (shorter is better)</text>',
-        '<text class="small" x="10" y="38">dark: in user space; light: in the kernel, '
-        f"mostly loopback TCP. {html.escape(results['machine']['python'].split(' (')[0])}, {results['date']}</text>",
+        '<text class="small" x="10" y="38">left part: in user space; right part: in the kernel, '
+        "mostly loopback TCP; a broken bar is longer than drawn</text>",
+        f'<text class="small" x="10" y="54">{html.escape(machine)}</text>',
     ]
     for place, panel in enumerate(panels):
         x, y = (place % 2) * PANEL, TOP + (place // 2) * height
@@ -194,26 +242,37 @@ def _panel(workload: Workload, cells: dict[str, Cell]) -> str:
     parts = [f'<text class="title" x="10" y="16">{html.escape(workload.title)}</text>']
     for row, (name, total, user) in enumerate(rows):
         y = 26 + row * ROW
-        whole, dark = min(total * scale, room), min(user * scale, room)
+        whole = min(total * scale, room)
+        dark = whole * user / total
         times = f"{number(total)}" + (f" · {total / own:.1f}×" if own and name != BJOERN else "")  # noqa: RUF001
-        cut = " »" if total * scale > room + 0.5 else ""
+        end = LABEL + 6 + whole
+        gap = f"M{end - 16:.1f} {y + ROW - 4}l5 {5 - ROW}h4l-5 {ROW - 5}z"
+        cut = f'<path class="paper" d="{gap}"/>' if total * scale > room + 0.5 else ""
         parts.append(
             f"<g{' class=' + chr(34) + 'own' + chr(34) if name == BJOERN else ''}>"
             f'<text x="{LABEL}" y="{y + 11}" text-anchor="end">{html.escape(name)}</text>'
             f'<rect class="kernel" x="{LABEL + 6}" y="{y + 1}" width="{whole:.1f}" height="{ROW - 5}"/>'
             f'<rect class="user" x="{LABEL + 6}" y="{y + 1}" width="{dark:.1f}" height="{ROW - 5}"/>'
-            f'<text class="small" x="{LABEL + 10 + whole:.1f}" y="{y + 11}">{times}{cut}</text></g>'
+            f'{cut}<text class="small" x="{end + 4:.1f}" y="{y + 11}">{times}</text></g>'
         )
     return "".join(parts)
 
 
 def text(results: Results) -> str:
     """For a terminal."""
-    parts = [where(results), table(results), ratios(results), memory(results), unfit(results)]
+    parts = [where(results), spread(results), table(results), ratios(results), memory(results), unfit(results)]
     return "\n".join(parts) + f"\n{results['minutes']} minutes\n"
 
 
-SECTIONS = {"where": where, "table": table, "ratios": ratios, "memory": memory, "unfit": unfit}
+SECTIONS = {
+    "where": where,
+    "spread": spread,
+    "table": table,
+    "short": short,
+    "ratios": ratios,
+    "memory": memory,
+    "unfit": unfit,
+}
 
 
 def fill(document: str, results: Results) -> str:

@@ -243,12 +243,20 @@ def machine() -> dict[str, str]:
     return {
         "cpu": cpu,
         "cores": str(os.cpu_count()),
+        "threads_of_a_core": _siblings(),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / (1 << 30):.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": answer.stdout.strip(),
         "libc": " ".join(platform.libc_ver()),
         "congestion_control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
     }
+
+
+def _siblings() -> str:
+    """The logical cores that share the first one's hardware: on such a pair client and server slow each other down."""
+    with suppress(OSError):
+        return Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text().strip()
+    return "unknown"
 
 
 def participants(names: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
