@@ -28,8 +28,9 @@ use crate::spool::Spool;
 use crate::timeouts::Timeout;
 use crate::watch::Watch;
 
-/// Bytes a thread reads at once.
-const INPUT_BYTES: usize = 64 * 1024;
+/// Bytes a thread reads at once. Four times as many as most requests of a turn have together make uploads a quarter cheaper;
+/// memory that no read has reached is not used.
+const INPUT_BYTES: usize = 256 * 1024;
 
 /// Fairness: what one connection may do in a turn before the others have theirs.
 const REQUESTS_PER_TURN: u32 = 64;
