@@ -5,6 +5,7 @@ Knows: the applications below `apps`.   Must not know: bodies of requests (`test
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,72 @@ def test_blocks_of_a_known_length_are_not_delayed_either(shared: Serve, observer
         observer.go(3)
         assert client.recv_exactly(20) == b"x" * 20
         assert client.ask("GET", "/history").json()[-1] == "close"
+
+
+def test_quick_blocks_do_not_wait_for_a_slow_one(shared: Serve, observer: Observer) -> None:
+    """Blocks that follow each other quickly leave together, but not when the application lets them wait."""
+    with shared(OBSERVED).connect() as client:
+        assert client.ask("GET", "/iterate?blocks=5").body == b"x" * 50  # from now on something may be held
+        client.send(message("GET", "/iterate?gated=1&free=5&blocks=6", observer.line))
+        while observer.next() != "next 5":
+            pass
+        response = client.recv_head()
+        assert b"".join(client.recv_block(response) for _ in range(5)) == b"x" * 50
+        observer.go(2)
+        assert client.recv_block(response) == b"x" * 10
+        assert client.recv_block(response) == b""
+
+
+@pytest.mark.parametrize("length", ["", "30"])
+def test_the_last_blocks_do_not_wait_for_close(shared: Serve, observer: Observer, length: str) -> None:
+    with shared(OBSERVED).connect() as client:
+        assert client.ask("GET", "/iterate?blocks=5").body == b"x" * 50
+        client.send(message("GET", f"/iterate?gated=close&length={length}", observer.line))
+        while observer.next() != "close":
+            pass
+        response = client.recv_head()
+        if length:
+            assert client.recv_exactly(30) == b"x" * 30
+        else:
+            assert b"".join(client.recv_block(response) for _ in range(3)) == b"x" * 30
+        observer.go()
+        if not length:
+            assert client.recv_block(response) == b""
+        assert client.ask("GET", "/history").status == 200
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_an_answer_does_not_wait_for_the_next_call(serve: Serve, observer: Observer, warm: bool) -> None:
+    """Pipelined answers leave together, but not when the application lets them wait: from the first on."""
+    with serve(OBSERVED).connect() as client:
+        if warm:
+            assert client.ask("GET", "/iterate?blocks=5").body == b"x" * 50
+        client.send(message("GET", "/history") * 2 + message("GET", "/hold", observer.line))
+        assert observer.next() == "call"
+        assert [client.recv_response("GET").status for _ in range(2)] == [200, 200]
+        observer.go()
+        assert client.recv_response("GET").body == b"held"
+
+
+def test_answers_do_not_wait_for_the_call_of_another_client(serve: Serve, observer: Observer) -> None:
+    """The answers of a turn leave at its end, but not when the application takes its time over one of them."""
+    server = serve(OBSERVED)
+    with server.connect() as first, server.connect() as second, server.connect() as busy, server.connect() as slow:
+        for client in (first, second, busy, slow):
+            assert client.ask("GET", "/iterate?blocks=5").body == b"x" * 50  # from now on something may be held
+        with contextlib.closing(Observer()) as other:
+            busy.send(message("GET", "/hold", other.line))
+            assert other.next() == "call"
+            # They come while the server is busy, so that all have the same turn; the slow one is the last.
+            first.send(message("GET", "/history"))
+            second.send(message("GET", "/history"))
+            slow.send(message("GET", "/hold", observer.line))
+            other.go()
+        assert busy.recv_response("GET").body == b"held"
+        assert observer.next() == "call"
+        assert [client.recv_response("GET").status for client in (first, second)] == [200, 200]
+        observer.go()
+        assert slow.recv_response("GET").body == b"held"
 
 
 def test_written_blocks_are_on_the_wire_before_write_returns(shared: Serve, observer: Observer) -> None:

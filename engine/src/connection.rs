@@ -678,6 +678,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             },
             ..Answer::default()
         };
+        if !outgoing.bytes.is_empty() && !outgoing.may_hold() {
+            self.send_outgoing(&mut outgoing); // the answers before: nobody would see to them during the call
+        }
         outgoing.head.clear();
         let began = outgoing.watch.ticks();
         let (reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });

@@ -20,7 +20,7 @@ use crate::watch::Watch;
 const COPIED_BLOCK_BYTES: usize = 8 * 1024;
 
 /// Bytes that wait to be sent together; more are handed over at once.
-const OUTGOING_BYTES: usize = 64 * 1024;
+const OUTGOING_BYTES: usize = 32 * 1024;
 
 /// How long a `write()` waits before it looks for signals: one that comes just before the wait does not interrupt it.
 const WRITE_SLICE: Duration = Duration::from_secs(1);

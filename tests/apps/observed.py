@@ -1,7 +1,8 @@
 """Tells an observer (the port in `X-Observer`) what happens to it, and waits for the observer where it is asked to.
 
 `/iterate?blocks=3&size=10&gated=1&length=30&fail=1&error=ValueError` answers blocks of `size` bytes; `fail` is the
-block whose production raises `error`, `fail_close` what `close` raises; `gated` waits for the gate before every block.
+block whose production raises `error`, `fail_close` what `close` raises; `gated` waits for the gate before every block,
+or before those from number `free` on, and with `gated=close` in `close` alone.
 `/write` does so by `write()`. `/hold` waits for the gate inside the application. `/history` tells what the last
 observed request did.
 """
@@ -31,7 +32,7 @@ class Teller:
     def __init__(self, environ: Environ) -> None:
         port = environ.get("HTTP_X_OBSERVER")
         self.sock = socket.create_connection(("127.0.0.1", int(port))) if port else None
-        self.gated = bool(argument(environ, "gated"))
+        self.gated = argument(environ, "gated")
         HISTORY.clear()
 
     def tell(self, what: str) -> None:
@@ -57,6 +58,7 @@ class Blocks:
         self.blocks = int(argument(environ, "blocks", "3"))
         self.block = b"x" * int(argument(environ, "size", "10"))
         self.fail = int(argument(environ, "fail", "-1"))
+        self.free = int(argument(environ, "free", "0"))
         self.at = 0
         self.teller.tell("call")
 
@@ -69,7 +71,8 @@ class Blocks:
 
     def __next__(self) -> bytes:
         self.teller.tell(f"next {self.at}")
-        self.teller.gate()
+        if self.at >= self.free and self.teller.gated != "close":
+            self.teller.gate()
         if self.at == self.fail:
             raise ERRORS[argument(self.environ, "error", "ValueError")](argument(self.environ, "argument", "wanted"))
         if self.at == 0:
@@ -81,6 +84,8 @@ class Blocks:
 
     def close(self) -> None:
         self.teller.tell("close")
+        if self.teller.gated == "close":
+            self.teller.gate()
         if argument(self.environ, "fail_close"):
             raise ERRORS[argument(self.environ, "fail_close")]("close failed")
 
@@ -104,7 +109,7 @@ def write(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 
 def hold(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     teller = Teller(environ)
-    teller.gated = True
+    teller.gated = "1"
     teller.tell("call")
     teller.gate()
     start_response("200 OK", [TEXT, ("Content-Length", "4")])

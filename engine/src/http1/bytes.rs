@@ -61,12 +61,30 @@ pub fn is_host(byte: u8) -> bool {
     CLASSES[byte as usize] & HOST != 0
 }
 
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// The index of the first colon at or after `from`; `bytes.len()` if there is none. Eight bytes at a time.
+pub fn colon(bytes: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let x = u64::from_le_bytes(*word) ^ (ONES * u64::from(b':'));
+        let found = x.wrapping_sub(ONES) & !x & HIGH;
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize; // the lowest flagged byte is exact
+        }
+        at += 8;
+    }
+    while at < bytes.len() && bytes[at] != b':' {
+        at += 1;
+    }
+    at
+}
+
 /// The index of the first byte at or after `from` that no field value may hold; `bytes.len()` if there is none.
 ///
 /// Eight bytes at a time, since values are most of a head.
 pub fn value_end(bytes: &[u8], from: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     let mut at = from;
     while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let x = u64::from_le_bytes(*word);
@@ -112,6 +130,22 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colon_is_found_at_every_position_behind_every_byte() {
+        for byte in 0..=255u8 {
+            for len in 0..20 {
+                for position in 0..=len {
+                    let mut line = vec![byte; len];
+                    line.insert(position, b':');
+                    let first = if byte == b':' { 0 } else { position };
+                    assert_eq!(colon(&line, 0), first);
+                    assert_eq!(colon(&line[..first], 0), first);
+                    assert_eq!(colon(&line, first), first);
+                }
+            }
+        }
+    }
 
     #[test]
     fn value_end_agrees_with_the_table_for_every_byte_at_every_position() {

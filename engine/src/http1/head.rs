@@ -178,9 +178,11 @@ impl RequestLine {
 
 /// `field-name ":" OWS field-value OWS` (RFC 9112, section 5) and the index behind its line; `None` where the line is not whole.
 fn read_field(buffer: &[u8], at: usize) -> Result<Option<(Field, usize)>, Reject> {
-    let mut colon = at;
-    while colon < buffer.len() && bytes::is_token(buffer[colon]) {
-        colon += 1;
+    let mut colon = bytes::colon(buffer, at);
+    let known = names::known(&buffer[at..colon]);
+    if known == names::UNKNOWN {
+        // The known ones are tokens.
+        colon = at + buffer[at..colon].iter().position(|byte| !bytes::is_token(*byte)).unwrap_or(colon - at);
     }
     match buffer.get(colon) {
         None => return Ok(None),
@@ -204,7 +206,6 @@ fn read_field(buffer: &[u8], at: usize) -> Result<Option<(Field, usize)>, Reject
     while stop > start && matches!(buffer[stop - 1], b' ' | b'\t') {
         stop -= 1;
     }
-    let known = names::known(&buffer[at..colon]);
     Ok(Some((Field { name: Span::new(at, colon), value: Span::new(start, stop), known }, end + 2)))
 }
 

@@ -81,9 +81,9 @@ pub fn is_authority(authority: &[u8]) -> bool {
             None => return false,
         },
         _ => {
-            let end = bytes::find(b':', authority).unwrap_or(authority.len());
+            let end = authority.iter().position(|byte| !bytes::is_host(*byte)).unwrap_or(authority.len());
             let (name, rest) = authority.split_at(end);
-            (name.iter().all(|byte| bytes::is_host(*byte)) && escapes(name).is_ok(), rest)
+            (escapes(name).is_ok(), rest)
         }
     };
     let port_is_good = match rest {
