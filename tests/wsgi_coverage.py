@@ -276,8 +276,8 @@ COVERAGE = [
         "test_wsgi.py::test_each_block_is_on_the_wire_before_the_next_is_asked_for",
         "test_wsgi.py::test_blocks_of_a_known_length_are_not_delayed_either",
         "test_http.py::test_a_slow_reader_holds_the_application_back",
-        note="The blocks of a list are there already, and share a send. Those of an iterator that is quick may share one, "
-        "too: within about two milliseconds they leave, whatever the application does.",
+        note="The blocks of a list are there already, and share a send. Those of a quick iterator may share one, too: "
+        "within about two milliseconds they leave, whatever the application does.",
     ),
     must(
         BOUNDARIES,
