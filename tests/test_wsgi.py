@@ -122,6 +122,7 @@ def test_environ_on_a_unix_socket(serve: Serve, tmp_path_factory: pytest.TempPat
         ("keywords", 200, b"ok", None),
         ("subclassed_list", 200, b"ok", None),
         ("subclasses", 200, b"ok", None),
+        ("called_while_called", 200, b"ok", None),
         ("large_head", 200, b"ok", None),
         ("written_between", 200, b"1234", None),
         ("close_is_no_function", 200, b"ok", "TypeError: 'NoneType' object is not callable"),

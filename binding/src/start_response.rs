@@ -1,7 +1,7 @@
 //! `start_response` and the `write` it returns (PEP 3333, "The start_response() Callable").
 //! Knows: the head in the making, the place where the reply lies meanwhile.   Must not know: the loop, the body's iterable.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::wsgi::{Lent, Reply};
 
 thread_local! {
     /// Where a head is checked before it takes the place of the last.
-    static DRAFT: RefCell<ResponseHead> = RefCell::default();
+    static DRAFT: Cell<ResponseHead> = Cell::default();
 }
 
 /// A request's `start_response`; used again for another when nobody holds it any more.
@@ -132,9 +132,9 @@ impl Own {
         {
             print_exception(py, error);
         }
-        let taken = DRAFT.with_borrow_mut(|draft| {
-            fill(draft, &status, &headers).map(|()| this.lent.set_head(draft, error.is_some()))
-        });
+        let mut draft = DRAFT.take(); // not borrowed: what a str's own repr() does may call us again
+        let taken = fill(&mut draft, &status, &headers).map(|()| this.lent.set_head(&mut draft, error.is_some()));
+        DRAFT.set(draft);
         let twice = || PyTypeError::new_err("'start_response' called twice without passing 'exc_info' the second time");
         match (taken, error) {
             (Ok(Ok(())), _) => {}

@@ -311,7 +311,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         }
     }
 
-    /// Sends an answer that was held. Whether all of it is gone: else the connection must be served.
+    /// Sends what was held. Whether all of it is gone: else the connection must be served.
     pub(crate) fn release(&mut self) -> bool {
         self.flush_outbox() == Flushed::All && !self.answer.broken
     }

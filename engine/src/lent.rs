@@ -135,9 +135,7 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
 }
 
 impl<S: Socket, A: App<S>> Held for Lent<S, A> {
-    fn send_held(&self) {
-        if let Some(reply) = &mut self.lock().reply {
-            reply.send_held();
-        }
+    fn send_held(&self) -> bool {
+        self.lock().reply.as_mut().is_none_or(Reply::send_held)
     }
 }

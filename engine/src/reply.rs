@@ -144,9 +144,10 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         !self.outgoing.bytes.is_empty() && self.outgoing.watch.is_kept()
     }
 
-    /// Sends what waits, as much as the peer takes now.
-    pub(crate) fn send_held(&mut self) {
+    /// Sends what waits, as much as the peer takes now. Whether nothing is left that could be sent.
+    pub(crate) fn send_held(&mut self) -> bool {
         self.connection.send_outgoing(&mut self.outgoing);
+        self.connection.release() || self.is_broken()
     }
 
     /// Adds a block of the body, framed; `own` gives the block itself where it is large enough not to be copied.

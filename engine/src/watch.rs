@@ -21,8 +21,8 @@ const QUIET_TICKS: u32 = 16;
 
 /// Something whose held bytes can be sent while its owner is away.
 pub(crate) trait Held: Send + Sync {
-    /// Sends what can be sent now.
-    fn send_held(&self);
+    /// Sends what can be sent now. Whether nothing is left.
+    fn send_held(&self) -> bool;
 }
 
 /// The meeting place of those who hold and of the one who looks.
@@ -113,12 +113,15 @@ impl Watch {
             latest.seen = latest.count;
             return false;
         }
-        let holder = latest.holder.take();
+        let Some(holder) = latest.holder.take() else { return true };
         drop(latest);
-        if let Some(holder) = holder {
-            holder.send_held();
+        if holder.send_held() {
+            return true;
         }
-        true
+        // The peer does not take all of it now: the next look tries again, unless there is a later holder.
+        let mut latest = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.holder.get_or_insert(holder);
+        false
     }
 
     /// Ticks by `tick`, which says whether all is quiet, until the end.

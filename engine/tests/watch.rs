@@ -13,7 +13,8 @@ use sim::{Act, Shared, SimNet, SimSocket};
 
 type Simulated = Server<SimNet, Slow>;
 
-/// `/n` works for n ticks before it answers; `/stream/n` gives three blocks, and works for n ticks before the third.
+/// `/n` works for n ticks before it answers; `/stream/n` gives three blocks, and works for n ticks before the third;
+/// those of `/large/n` are 5,000 bytes each.
 struct Slow {
     world: Shared,
     server: OnceLock<Weak<Simulated>>,
@@ -24,6 +25,7 @@ struct Slow {
 
 struct Stream {
     lent: Arc<Lent<SimSocket, Slow>>,
+    block: Vec<u8>,
     given: usize,
     ticks: usize,
 }
@@ -42,6 +44,7 @@ impl Slow {
         for _ in 0..ticks {
             server.tick();
             self.book.lock().unwrap().push(self.sent());
+            self.world.lock().wires[0].take(1_000);
         }
     }
 }
@@ -63,10 +66,11 @@ impl App<SimSocket> for Slow {
         let ticks = path.rsplit('/').next().unwrap().parse().unwrap();
         let mut head = ResponseHead::default();
         head.begin(b"200 OK").unwrap();
-        if path.starts_with("/stream") {
+        let block = vec![b'x'; if path.starts_with("/large") { 5_000 } else { 5 }];
+        if path.starts_with("/stream") || path.starts_with("/large") {
             let mut reply = reply;
             reply.start(&head, None);
-            return (reply, Progress::More(Stream { lent, given: 0, ticks }));
+            return (reply, Progress::More(Stream { lent, block, given: 0, ticks }));
         }
         lent.lend(reply, Errand::Call);
         self.work(ticks);
@@ -91,7 +95,7 @@ impl App<SimSocket> for Slow {
             return (reply, Progress::Done);
         }
         stream.given += 1;
-        reply.block(b"block", || b"block".to_vec());
+        reply.block(&stream.block, || stream.block.clone());
         (reply, Progress::More(stream))
     }
 
@@ -108,10 +112,16 @@ impl App<SimSocket> for Slow {
 
 /// What the application saw when peers asked for `paths` at the same moment, each peer for all of its paths at once.
 fn serve(kept: bool, paths: &[&[&str]]) -> (Vec<Vec<usize>>, Vec<String>, Vec<usize>) {
+    serve_within(1 << 20, kept, paths)
+}
+
+/// The same with peers that have room for so many bytes.
+fn serve_within(window: usize, kept: bool, paths: &[&[&str]]) -> (Vec<Vec<usize>>, Vec<String>, Vec<usize>) {
     let ask = |path: &&str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
     let peers = paths.iter().map(|paths| {
         let wire: String = paths.iter().map(ask).collect();
-        (1 << 20, vec![Act::Connect, Act::TakeAll, Act::Send(wire.into_bytes())])
+        let takes = if window < 1 << 20 { Act::Sleep(1) } else { Act::TakeAll };
+        (window, vec![Act::Connect, takes, Act::Send(wire.into_bytes()), Act::Sleep(1), Act::TakeAll])
     });
     let world = Shared::new(1, peers.collect());
     let (net, end) = SimNet::new(world.clone());
@@ -172,4 +182,13 @@ fn behind_a_slow_call_nothing_is_held_for_a_while() {
     assert_eq!(book[4][2], 0, "but after enough quick ones");
     assert_eq!(book.len(), 6);
     assert!(sent[2] > 0);
+}
+
+#[test]
+fn what_a_peer_has_no_room_for_is_tried_again_at_each_tick() {
+    let (book, _, sent) = serve_within(6_000, true, &[&["/large/5"]]);
+    let each: Vec<usize> = book.iter().map(|sent| sent[0]).collect();
+    assert!(each[0] < 6_000, "the second block is held: {each:?}");
+    assert_eq!(each[2..], [7_000, 8_000, 9_000, 10_000], "the peer takes a thousand bytes after each tick");
+    assert_eq!(sent[0], each[0] + 2 * (5_000 + 8) + 5, "two more blocks, framed, and the last chunk");
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -124,6 +125,17 @@ def subclasses(environ: Environ, start_response: StartResponse) -> Iterable[byte
         value: str
 
     start_response(Text("200 OK"), [Pair("X-Pair", "1"), (Text("Content-Length"), Text("2"))])
+    return [b"ok"]
+
+
+def called_while_called(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    class Text(str):
+        def __repr__(self) -> str:
+            start_response("200 OK", [TEXT, LENGTH_2])
+            return "a text that is shown"
+
+    with contextlib.suppress(TypeError, ValueError):
+        start_response(Text("200 \u20ac"), [])
     return [b"ok"]
 
 
@@ -309,7 +321,15 @@ RIGHT = [
     no_exc_info,
 ]
 
-UNCHECKED = [keywords, subclassed_list, subclasses, changed_afterwards, swallowed, close_is_no_function]
+UNCHECKED = [
+    keywords,
+    subclassed_list,
+    subclasses,
+    called_while_called,
+    changed_afterwards,
+    swallowed,
+    close_is_no_function,
+]
 UNCHECKED += [large_head, written_between, keep, use_kept, spawned, forked, allocated]
 UNCHECKED += [closed_input, kept_input, look_at_kept_input]
 

@@ -69,7 +69,8 @@ pub struct Wire {
 }
 
 impl Wire {
-    fn take(&mut self, bytes: usize) {
+    /// The peer takes so many bytes.
+    pub fn take(&mut self, bytes: usize) {
         let bytes = bytes.min(self.outbound.len());
         self.taken.extend(self.outbound.drain(..bytes));
         if self.blocked && self.outbound.len() < self.window {
