@@ -1,44 +1,51 @@
-//! `Engine`: the engine as a Python object. Options come in by their names, exceptions go out.
+//! `Engine`: the engine as a Python object, with as many loops and threads as the options and the interpreter ask for.
+//! Options come in by their names, exceptions go out.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
-use bjoern_engine::io::System;
-use bjoern_engine::{Config, Server};
+use bjoern_engine::io::{Bell, System};
+use bjoern_engine::{Config, Counters, Server};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::environ::Environs;
 use crate::ffi::duplicate;
-use crate::wsgi::Wsgi;
+use crate::wsgi::{Hooks, Limits, Site, Wsgi};
 
-/// One event loop on sockets that already listen.
+/// The event loops on sockets that already listen: one, or, without the GIL and with several threads, one a core.
 ///
 /// `listeners` are descriptors; they are duplicated, the caller keeps its own. `options` has the fields of
 /// `bjoern.Options` as attributes.
 ///
-/// `draining` is called when the engine ends by itself (the application or a handler raised), before the drain.
+/// `draining` is called when the engine ends by itself (the application or a handler raised), before the drain;
+/// `unfinished` when it ends though calls of the application have not, with a list of their requests ("GET /path").
 ///
 /// Raises OSError for a descriptor that is not an open socket, ValueError for a socket that does not listen,
 /// TypeError for an application that cannot be called.
 #[pyclass(module = "bjoern", frozen)]
 pub struct Engine {
-    server: Server<System, Wsgi>,
+    servers: Vec<Arc<Server<System, Wsgi>>>,
+    site: Arc<Site>,
+    /// Threads that have come to work.
+    came: AtomicUsize,
     started: AtomicBool,
 }
 
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (app, listeners, options, draining=None))]
+    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None))]
     fn new(
         app: &Bound<'_, PyAny>,
         listeners: Vec<RawFd>,
         options: &Bound<'_, PyAny>,
-        draining: Option<Bound<'_, PyAny>>,
+        draining: Option<Py<PyAny>>,
+        unfinished: Option<Py<PyAny>>,
     ) -> PyResult<Engine> {
         let py = app.py();
         if !app.is_callable() {
@@ -46,61 +53,147 @@ impl Engine {
             return Err(PyTypeError::new_err(format!("the WSGI application must be callable (got '{got}' object)")));
         }
         let config = config(options)?;
-        let descriptors = listeners.into_iter().map(duplicate).collect::<Result<Vec<_>, _>>()?;
-        let net = System::new(descriptors).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
-            _ => error.into(),
-        })?;
-        let draining = draining.map_or_else(|| py.None(), Bound::unbind);
+        let threads = config.threads;
+        let nets = (0..loops(py, threads)?).map(|_| {
+            let descriptors = listeners.iter().map(|fd| duplicate(*fd)).collect::<Result<Vec<_>, _>>()?;
+            System::new(descriptors).map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+                _ => error.into(),
+            })
+        });
+        let nets = nets.collect::<PyResult<Vec<_>>>()?;
+        let addresses = nets.first().map(System::addresses).unwrap_or_default();
         let errors = py.import("sys")?.getattr("stderr")?;
-        let environs = Environs::new(py, &net.addresses(), &errors)?;
-        let server = Server::new(net, Wsgi::new(app.clone().unbind(), environs, draining), config);
-        let _ = server.app().stopper.set(server.stopper());
-        Ok(Engine { server, started: AtomicBool::new(false) })
+        let environs = Environs::new(py, &addresses, &errors, threads > 1)?;
+        let or_none = |hook: Option<Py<PyAny>>| hook.unwrap_or_else(|| py.None());
+        let hooks = Hooks { draining: or_none(draining), unfinished: or_none(unfinished) };
+        let limits = Limits { timeout: config.timeout, slow_request: config.slow_request };
+        let bell = if threads > 1 { Some(Bell::new()?) } else { None };
+        let site = Site::new(app.clone().unbind(), environs, hooks, limits, threads, bell);
+        let (counters, loops) = (Arc::new(Counters::default()), nets.len());
+        let mut first_thread = 0;
+        let servers = nets.into_iter().enumerate().map(|(index, net)| {
+            let share = |whole: usize| whole / loops + usize::from(index < whole % loops);
+            let limited = |whole: usize| if whole == 0 { 0 } else { share(whole).max(1) };
+            let config = Config {
+                threads: share(threads),
+                max_queue: limited(config.max_queue),
+                max_connections: limited(config.max_connections),
+                ..config.clone()
+            };
+            let wsgi = site.for_loop(first_thread);
+            first_thread += config.threads;
+            Arc::new(Server::with_counters(net, wsgi, config, counters.clone()))
+        });
+        let servers: Vec<_> = servers.collect();
+        let _ = site.stoppers.set(servers.iter().map(|server| server.stopper()).collect());
+        Ok(Engine { servers, site, came: AtomicUsize::new(0), started: AtomicBool::new(false) })
     }
 
-    /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes the loop, which runs signal handlers.
+    /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
     #[getter]
     fn wakeup_fd(&self) -> RawFd {
-        self.server.waker().as_fd().as_raw_fd()
+        match self.site.bell() {
+            Some(bell) => bell.as_fd().as_raw_fd(),
+            None => self.servers[0].waker().as_fd().as_raw_fd(),
+        }
     }
 
-    /// Serves until stopped and drained, once.
+    /// Serves until stopped and drained, once. With several threads, each of them must be in `work()`, and the calling
+    /// thread only waits for them. Whether no call of the application is left that has not come back.
     ///
     /// Raises what a signal handler raised, or the SystemExit or KeyboardInterrupt of the application, after the
-    /// drain; OSError where the system's poller fails.
-    fn run(&self) -> PyResult<()> {
+    /// drain; OSError where the system's poller fails, or a thread cannot be started.
+    fn run(&self, py: Python<'_>) -> PyResult<bool> {
         if self.started.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err("an Engine runs only once"));
         }
-        let result = self.server.run();
-        if let Some(error) = self.server.app().take_raised() {
-            return Err(error);
+        let result = match self.site.bell() {
+            Some(bell) => self.oversee(py, bell),
+            None => Ok(self.servers[0].run().map(|()| true)?),
+        };
+        match self.site.take_raised() {
+            Some(error) => Err(error),
+            None => result,
         }
-        Ok(result?)
+    }
+
+    /// One of several threads' share of the work, until the engine ends; `run()` raises what fails here.
+    fn work(&self, py: Python<'_>) {
+        let came = self.came.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.servers[came % self.servers.len()].work() {
+            self.site.end_with(py, error.into());
+        }
     }
 
     /// Ends `run()`: graceful, after the requests in flight and no later than `graceful_timeout`; else at once.
     /// May be called from any thread or signal handler, and before `run()`.
     #[pyo3(signature = (graceful=true))]
     fn stop(&self, graceful: bool) {
-        self.server.stopper().stop(graceful);
+        // Where no thread comes back from the application, it is the watch that ends the server; without one it would wait.
+        for server in &self.servers {
+            let _ = server.begin_watch();
+        }
+        self.site.stop(graceful);
     }
 
     /// An application may refer to its own server: the collector must be able to see it.
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
-        visit.call(self.server.app().application())?;
-        visit.call(self.server.app().draining())
+        self.site.references().into_iter().try_for_each(|object| visit.call(object))
     }
 
     /// Counts since the start, by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        for (name, count) in self.server.counters().all() {
+        for (name, count) in self.servers[0].counters().all() {
             stats.set_item(name, count)?;
         }
         Ok(stats)
     }
+}
+
+impl Engine {
+    /// Waits for the threads that work, and hears signals meanwhile.
+    fn oversee(&self, py: Python<'_>, bell: &Bell) -> PyResult<bool> {
+        let begun: Result<Vec<()>, _> = self.servers.iter().map(|server| server.begin_watch()).collect();
+        let result = begun.map_err(PyErr::from).and_then(|_| {
+            loop {
+                if self.servers.iter().all(|server| server.has_ended()) {
+                    let at_work: usize = self.servers.iter().map(|server| server.at_work()).sum();
+                    if at_work <= self.site.in_calls(py) {
+                        return Ok(at_work == 0);
+                    }
+                }
+                py.detach(|| bell.wait())?;
+                if let Err(error) = py.check_signals() {
+                    self.site.end_with(py, error);
+                }
+            }
+        });
+        if result.is_err() {
+            self.site.stop(false);
+        }
+        if let Ok(false) = result {
+            self.site.tell_unfinished(py);
+        }
+        self.servers.iter().for_each(|server| server.end_watch());
+        result
+    }
+}
+
+/// How many loops so many threads have. Only one thread at a time runs Python where there is a GIL, so one is right there;
+/// else one a core.
+fn loops(py: Python<'_>, threads: usize) -> PyResult<usize> {
+    let sys = py.import("sys")?;
+    // New in CPython 3.13.
+    let is_locked = match sys.getattr_opt("_is_gil_enabled")? {
+        Some(ask) => ask.call0()?.is_truthy()?,
+        None => true,
+    };
+    if is_locked || threads == 1 {
+        return Ok(1);
+    }
+    Ok(std::thread::available_parallelism().map_or(1, usize::from).min(threads))
 }
 
 /// Reads the engine's options from an object by their names.
@@ -122,6 +215,10 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         keep_alive: seconds("keep_alive")?,
         graceful_timeout: seconds("graceful_timeout")?,
         max_connections: options.getattr("max_connections")?.extract()?,
+        threads: options.getattr("threads")?.extract()?,
+        timeout: seconds("timeout")?,
+        slow_request: seconds("slow_request")?,
+        max_queue: options.getattr("max_queue")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
         server_header: server_header.map(String::into_bytes),

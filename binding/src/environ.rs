@@ -35,14 +35,20 @@ pub struct Environs {
 pub type OpenInput<'py> = Option<Bound<'py, PyAny>>;
 
 impl Environs {
-    /// `addresses` are the listeners' own; `None` for a Unix socket. `errors` becomes `wsgi.errors`.
-    pub fn new(py: Python<'_>, addresses: &[Option<SocketAddr>], errors: &Bound<'_, PyAny>) -> PyResult<Environs> {
+    /// `addresses` are the listeners' own; `None` for a Unix socket. `errors` and `multithread` become `wsgi.errors` and
+    /// `wsgi.multithread`.
+    pub fn new(
+        py: Python<'_>,
+        addresses: &[Option<SocketAddr>],
+        errors: &Bound<'_, PyAny>,
+        multithread: bool,
+    ) -> PyResult<Environs> {
         let intern = |text: &str| PyString::intern(py, text).unbind();
         let io = py.import("io")?;
         Ok(Environs {
             templates: addresses
                 .iter()
-                .map(|address| Ok(template(py, *address, errors)?.unbind()))
+                .map(|address| Ok(template(py, *address, errors, multithread)?.unbind()))
                 .collect::<PyResult<_>>()?,
             keys: NAMES.map(|name| match name {
                 "Content-Type" => intern("CONTENT_TYPE"),
@@ -154,6 +160,7 @@ fn template<'py>(
     py: Python<'py>,
     address: Option<SocketAddr>,
     errors: &Bound<'py, PyAny>,
+    multithread: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let environ = PyDict::new(py);
     for key in ["REQUEST_METHOD", "PATH_INFO", "RAW_URI", "REQUEST_URI"] {
@@ -177,7 +184,7 @@ fn template<'py>(
     environ.set_item(intern!(py, "wsgi.input"), py.None())?;
     environ.set_item(intern!(py, "wsgi.input_terminated"), true)?;
     environ.set_item(intern!(py, "wsgi.errors"), errors)?;
-    environ.set_item(intern!(py, "wsgi.multithread"), false)?;
+    environ.set_item(intern!(py, "wsgi.multithread"), multithread)?;
     environ.set_item(intern!(py, "wsgi.multiprocess"), true)?;
     environ.set_item(intern!(py, "wsgi.run_once"), false)?;
     environ.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyString, PyType};
 
 /// A native string (PEP 3333, "Unicode Issues"): each byte is the code point of the same number.
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -97,6 +97,14 @@ impl Context {
 pub fn references<T>(object: &Bound<'_, T>) -> isize {
     // SAFETY: the object is alive, and its count is only read.
     unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Raises an exception of `kind` in the thread of that identifier, as soon as it runs Python code; `None`: takes back one
+/// that has not come to pass.
+pub fn raise_in_thread(_py: Python<'_>, thread: u64, kind: Option<&Bound<'_, PyType>>) {
+    let kind = kind.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: attached; the interpreter takes a reference of its own, and looks for the thread before it does anything.
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::os::raw::c_ulong as _, kind) };
 }
 
 /// A descriptor of our own for what `fd` names, closed on exec.

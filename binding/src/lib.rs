@@ -1,7 +1,7 @@
 //! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
 //!
 //! ```text
-//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper ──► errors, ffi
+//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper, ticket ──► errors, ffi
 //! ```
 //!
 //! Must not know: sockets' traffic, HTTP grammar.
@@ -15,6 +15,7 @@ mod ffi;
 mod file_wrapper;
 mod start_response;
 mod stream;
+mod ticket;
 mod wsgi;
 
 /// The extension module.
@@ -44,6 +45,7 @@ mod _bjoern {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("RequestTimeout", module.py().get_type::<crate::ticket::RequestTimeout>())?;
         let part = |text: &str| text.parse::<u32>().unwrap_or_default();
         let version = (
             part(env!("CARGO_PKG_VERSION_MAJOR")),

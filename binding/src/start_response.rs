@@ -42,6 +42,11 @@ impl StartResponse {
         Ok(StartResponse { own: own.unbind(), callable, lent })
     }
 
+    /// Where the reply lies while the application's code runs.
+    pub fn lent(&self) -> &Arc<Lent> {
+        &self.lent
+    }
+
     /// What the application calls.
     pub fn callable(&self) -> &Py<PyAny> {
         &self.callable

@@ -5,7 +5,7 @@ use bjoern_engine::Progress;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyIterator};
+use pyo3::types::{PyBytes, PyDict, PyIterator};
 
 use crate::errors::type_name;
 use crate::ffi::{Block, Context};
@@ -39,6 +39,8 @@ pub struct Stream {
     pub rest: Rest,
     /// It may be called as late as the first block (PEP 3333).
     pub start_response: StartResponse,
+    /// The request's, which names it.
+    pub environ: Py<PyDict>,
     /// The file behind `wsgi.input`, where the body is in one.
     pub input: Option<Py<PyAny>>,
     /// Where the call was made; what the iterable does belongs to the same request (PEP 567).

@@ -2,12 +2,15 @@
 //! Knows: PEP 3333.   Must not know: sockets, HTTP grammar.
 //! Invariant: the reply comes back to the engine on every path.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use bjoern_engine::io::{SystemSocket, SystemWaker};
-use bjoern_engine::{App, Errand, Progress, Request, Stopper, Wake};
+use bjoern_engine::io::{Bell, SystemSocket, SystemWaker};
+use bjoern_engine::{App, Errand, LongCall, Progress, Request, Stopper, Wake};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::Environs;
@@ -16,6 +19,7 @@ use crate::ffi::{Block, Context};
 use crate::file_wrapper::FileWrapper;
 use crate::start_response::{StartResponse, start};
 use crate::stream::{Outcome, Rest, Stream, block_of, close, send};
+use crate::ticket::{RequestTimeout, Ticket};
 
 /// The engine's reply, as the binding uses it.
 pub type Reply = bjoern_engine::Reply<SystemSocket, Wsgi>;
@@ -27,8 +31,9 @@ pub type Lent = bjoern_engine::Lent<SystemSocket, Wsgi>;
 const SPARES: usize = 16;
 
 /// What a thread keeps from one call to the next.
-#[derive(Default)]
 pub struct Desk {
+    /// Nothing for one that calls nothing.
+    ticket: Option<Arc<Ticket>>,
     spares: Vec<StartResponse>,
     /// Where the application is called (PEP 567), until an unfinished response keeps it.
     context: Option<Context>,
@@ -51,32 +56,74 @@ impl Desk {
     }
 }
 
-/// A WSGI application and what serving it takes.
+/// A WSGI application, as one loop has it.
+#[derive(Clone)]
 pub struct Wsgi {
+    pub site: Arc<Site>,
+    /// The number of the loop's first thread among all.
+    first_thread: usize,
+}
+
+/// A WSGI application and what serving it takes, for all loops together.
+pub struct Site {
     application: Py<PyAny>,
     environs: Environs,
-    /// Ends the server when the application asks for it by SystemExit.
-    pub stopper: OnceLock<Stopper<SystemWaker>>,
-    /// Called once when an exception ends the server, before the drain.
-    draining: Py<PyAny>,
+    /// End the server when the application asks for it by SystemExit.
+    pub stoppers: OnceLock<Vec<Stopper<SystemWaker>>>,
+    hooks: Hooks,
+    pub limits: Limits,
+    /// One for each thread, once it has come.
+    tickets: Vec<OnceLock<Arc<Ticket>>>,
+    /// Rung when a thread leaves, or the server ends without it. Nothing where the only thread is the one that would hear.
+    bell: Option<Bell>,
     /// The first exception that is to leave `run()`.
     raised: Mutex<Option<PyErr>>,
 }
 
-impl Wsgi {
-    /// `draining` is called where the server ends by itself, so that nobody queues for it any more.
-    pub fn new(application: Py<PyAny>, environs: Environs, draining: Py<PyAny>) -> Wsgi {
-        Wsgi { application, environs, draining, stopper: OnceLock::new(), raised: Mutex::default() }
+/// Python functions that are told of things, or None.
+pub struct Hooks {
+    /// Called once when an exception ends the server, before the drain.
+    pub draining: Py<PyAny>,
+    /// Called when the server ends though a call of the application has not: with its requests.
+    pub unfinished: Py<PyAny>,
+}
+
+/// Past which a call is told of; zero: none is.
+pub struct Limits {
+    pub timeout: Duration,
+    pub slow_request: Duration,
+}
+
+impl Site {
+    /// For so many threads.
+    pub fn new(
+        application: Py<PyAny>,
+        environs: Environs,
+        hooks: Hooks,
+        limits: Limits,
+        threads: usize,
+        bell: Option<Bell>,
+    ) -> Arc<Site> {
+        Arc::new(Site {
+            application,
+            environs,
+            stoppers: OnceLock::new(),
+            hooks,
+            limits,
+            tickets: (0..threads).map(|_| OnceLock::new()).collect(),
+            bell,
+            raised: Mutex::default(),
+        })
     }
 
-    /// The application.
-    pub fn application(&self) -> &Py<PyAny> {
-        &self.application
+    /// As one loop has it, whose first thread has that number among all.
+    pub fn for_loop(self: &Arc<Site>, first_thread: usize) -> Wsgi {
+        Wsgi { site: self.clone(), first_thread }
     }
 
-    /// What is called before a drain that the server begins by itself.
-    pub fn draining(&self) -> &Py<PyAny> {
-        &self.draining
+    /// What the collector must see.
+    pub fn references(&self) -> [&Py<PyAny>; 3] {
+        [&self.application, &self.hooks.draining, &self.hooks.unfinished]
     }
 
     /// Takes out the exception that is to leave `run()`.
@@ -84,16 +131,19 @@ impl Wsgi {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Ends all loops.
+    pub fn stop(&self, graceful: bool) {
+        self.stoppers.get().into_iter().flatten().for_each(|stopper| stopper.stop(graceful));
+    }
+
     /// An exception that ends the server after a drain; the first one counts.
-    fn end_with(&self, py: Python<'_>, error: PyErr) {
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn end_with(&self, py: Python<'_>, error: PyErr) {
+        let mut raised = self.raised.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         let later = if raised.is_none() { raised.replace(error) } else { Some(error) };
         drop(raised);
         drop(later); // without the lock: it may be the last reference to objects of the application
-        if let Some(stopper) = self.stopper.get() {
-            stopper.stop(true);
-        }
-        let draining = self.draining.bind(py);
+        self.stop(true);
+        let draining = self.hooks.draining.bind(py);
         if !draining.is_none()
             && let Err(error) = draining.call0()
         {
@@ -101,9 +151,47 @@ impl Wsgi {
         }
     }
 
+    /// What is rung when a thread leaves.
+    pub fn bell(&self) -> Option<&Bell> {
+        self.bell.as_ref()
+    }
+
+    /// How many threads are in the application.
+    pub fn in_calls(&self, py: Python<'_>) -> usize {
+        self.tickets.iter().filter_map(OnceLock::get).filter(|ticket| ticket.is_in_call(py)).count()
+    }
+
+    /// Tells which requests are left without an answer by the end.
+    pub fn tell_unfinished(&self, py: Python<'_>) {
+        let requests: Vec<String> = self.tickets.iter().filter_map(|ticket| ticket.get()?.request(py, None)).collect();
+        let unfinished = self.hooks.unfinished.bind(py);
+        if !unfinished.is_none()
+            && let Err(error) = unfinished.call1((requests,))
+        {
+            self.end_with(py, error);
+        }
+    }
+
+    /// SystemExit and KeyboardInterrupt end the server; RequestTimeout has been told; anything else is printed.
+    fn report(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            self.end_with(py, error);
+        } else if !error.is_instance_of::<RequestTimeout>(py) {
+            print_exception(py, &error);
+        }
+    }
+}
+
+impl Wsgi {
+    /// The ticket of the thread at `post`.
+    fn ticket(&self, post: usize) -> Option<&OnceLock<Arc<Ticket>>> {
+        self.site.tickets.get(self.first_thread.checked_add(post)?)
+    }
+
     /// Calls the application and sends what can be sent of its answer.
     fn answer(&self, py: Python<'_>, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
         let prepared = self
+            .site
             .environs
             .environ(py, request)
             .and_then(|environ| Ok((environ, desk.start_response(py)?, desk.context(py)?)));
@@ -114,19 +202,26 @@ impl Wsgi {
                 return (reply, outcome);
             }
         };
-        let call = || self.application.bind(py).call1((environ, start_response.callable()));
+        let environ = environ.unbind();
+        if let Some(ticket) = &desk.ticket {
+            ticket.enter(py, reply.call_number(), &environ, start_response.lent());
+        }
+        let call = || self.site.application.bind(py).call1((&environ, start_response.callable()));
         let (mut reply, returned) = start_response.lend(py, reply, Errand::Call, || context.run(py, call));
+        if let Some(ticket) = &desk.ticket {
+            ticket.leave(py);
+        }
         let responded = returned.and_then(|iterable| {
             respond(&mut reply, &iterable).inspect_err(|_| {
                 // What cannot be sent is closed all the same; a stream that has begun closes its iterable itself.
                 if let Err(error) = context.run(py, || close(&iterable)) {
-                    self.report(py, error);
+                    self.site.report(py, error);
                 }
             })
         });
         let outcome = match responded {
             Ok(Progress::More(rest)) => {
-                let stream = Stream { rest, start_response, input: input.map(Bound::unbind), context };
+                let stream = Stream { rest, start_response, environ, input: input.map(Bound::unbind), context };
                 return (reply, Progress::More(Box::new(stream)));
             }
             Ok(_) => self.done(py, &reply),
@@ -134,7 +229,7 @@ impl Wsgi {
         };
         desk.context = Some(context);
         if let Some(Err(error)) = input.map(|input| close(&input)) {
-            self.report(py, error);
+            self.site.report(py, error);
         }
         desk.recycle(py, start_response);
         (reply, outcome)
@@ -142,6 +237,9 @@ impl Wsgi {
 
     /// One more block of a response.
     fn go_on(&self, py: Python<'_>, desk: &mut Desk, stream: Box<Stream>, reply: Reply) -> (Reply, Outcome) {
+        if let Some(ticket) = &desk.ticket {
+            ticket.enter(py, reply.call_number(), &stream.environ, stream.start_response.lent());
+        }
         let (mut reply, advanced) = stream.start_response.lend(py, reply, Errand::Next, || stream.advance(py));
         let sent = advanced.and_then(|block| match block {
             None => {
@@ -156,11 +254,20 @@ impl Wsgi {
             }
         });
         let outcome = match sent {
-            Ok(true) => return (reply, Progress::More(stream)),
-            Ok(false) => self.done(py, &reply),
-            Err(error) => self.failed(py, error, &reply),
+            Ok(true) => None,
+            Ok(false) => Some(self.done(py, &reply)),
+            Err(error) => Some(self.failed(py, error, &reply)),
+        };
+        let Some(outcome) = outcome else {
+            if let Some(ticket) = &desk.ticket {
+                ticket.leave(py);
+            }
+            return (reply, Progress::More(stream));
         };
         let (reply, ()) = stream.start_response.lend(py, reply, Errand::Close, || self.end(py, &stream));
+        if let Some(ticket) = &desk.ticket {
+            ticket.leave(py);
+        }
         desk.context = Some(stream.context);
         desk.recycle(py, stream.start_response);
         (reply, outcome)
@@ -169,7 +276,7 @@ impl Wsgi {
     /// Ends a response's iterable. What its `close()` raises does not change the response any more.
     fn end(&self, py: Python<'_>, stream: &Stream) {
         if let Err(error) = stream.close(py) {
-            self.report(py, error);
+            self.site.report(py, error);
         }
     }
 
@@ -189,18 +296,9 @@ impl Wsgi {
     fn failed(&self, py: Python<'_>, error: PyErr, reply: &Reply) -> Outcome {
         // A client that went away while write() was sending is no fault of the application.
         if !(reply.is_broken() && error.is_instance_of::<PyOSError>(py)) {
-            self.report(py, error);
+            self.site.report(py, error);
         }
         Progress::Failed
-    }
-
-    /// SystemExit and KeyboardInterrupt end the server; anything else is printed.
-    fn report(&self, py: Python<'_>, error: PyErr) {
-        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
-            self.end_with(py, error);
-        } else {
-            print_exception(py, &error);
-        }
     }
 }
 
@@ -250,6 +348,15 @@ impl App<SystemSocket> for Wsgi {
     type Stream = Box<Stream>;
     type Desk = Desk;
 
+    fn desk(&self, post: usize) -> Desk {
+        // A thread that calls nothing has no post, and need not be attached.
+        let ticket = self.ticket(post).and_then(|place| match Python::attach(Ticket::new) {
+            Ok(ticket) => Some(place.get_or_init(|| Arc::new(ticket)).clone()),
+            Err(_) => None, // it cannot be told of, or interrupted
+        });
+        Desk { ticket, spares: Vec::new(), context: None }
+    }
+
     fn call(&self, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
         Python::attach(|py| self.answer(py, desk, request, reply))
     }
@@ -270,9 +377,44 @@ impl App<SystemSocket> for Wsgi {
         Python::attach(|py| match py.check_signals() {
             Ok(()) => Wake::GoOn,
             Err(error) => {
-                self.end_with(py, error);
+                self.site.end_with(py, error);
                 Wake::Drain
             }
         })
+    }
+
+    fn takes_long(&self, call: &LongCall) {
+        let Some(ticket) = self.ticket(call.post).and_then(OnceLock::get).cloned() else { return };
+        if call.is_over_time {
+            ticket.time_out(call.number);
+        }
+        let (call, site) = (*call, self.site.clone());
+        // Waits for the interpreter, which the watch must not. Without the thread the client is answered all the same.
+        let tell = move || {
+            Python::attach(|py| {
+                let limit = if call.is_over_time { site.limits.timeout } else { site.limits.slow_request };
+                if let Err(error) = ticket.report(py, &call, limit) {
+                    print_exception(py, &error);
+                }
+                if call.is_over_time {
+                    ticket.interrupt(py, call.number);
+                }
+            });
+        };
+        let _ = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell);
+    }
+
+    fn gives_up(&self) {
+        self.left();
+        if self.site.bell.is_none() {
+            // The thread that would tell is the one that does not come back.
+            let site = self.site.clone();
+            let tell = move || Python::attach(|py| site.tell_unfinished(py));
+            let _ = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell);
+        }
+    }
+
+    fn left(&self) {
+        self.site.bell.iter().for_each(Bell::ring);
     }
 }

@@ -69,6 +69,10 @@ impl App<MemorySocket> for Constant {
     type Stream = ();
     type Desk = ResponseHead;
 
+    fn desk(&self, _post: usize) -> ResponseHead {
+        ResponseHead::default()
+    }
+
     fn call(
         &self,
         head: &mut ResponseHead,
@@ -233,7 +237,7 @@ fn main() {
     let Traffic { arrival, requests, closes } = traffic;
     let left = Arc::new(AtomicUsize::new(arrivals));
     let net = MemoryNet { arrival: arrival.into(), left, closes, queued: false, kept: None };
-    let server = Server::new(net, Constant, Config::default());
+    let server = Arc::new(Server::new(net, Constant, Config::default()));
     let start = Instant::now();
     server.run().unwrap();
     let total = (arrivals * requests) as u64;

@@ -2,6 +2,7 @@
 //! Must not know: which language it is written in.
 
 use std::fs::File;
+use std::time::Duration;
 
 use crate::http1::head::Head;
 use crate::http1::names::Known;
@@ -18,7 +19,10 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
     type Stream: Send + Sync + 'static;
 
     /// What a thread keeps from one call to the next.
-    type Desk: Default + Send;
+    type Desk: Send;
+
+    /// The desk of the thread at `post`, a number below the count of threads, or `usize::MAX` for one that calls nothing.
+    fn desk(&self, post: usize) -> Self::Desk;
 
     /// Answers `request` through `reply`, which comes back whatever happens.
     fn call(
@@ -44,6 +48,28 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
 
     /// The waker was used: runs what the application's runtime has queued (signal handlers).
     fn woken(&self) -> Wake;
+
+    /// A call takes long. Told by the watch, which must not be kept: what takes time is left to another thread.
+    fn takes_long(&self, _call: &LongCall) {}
+
+    /// The server ends though no thread has come back from the application within `graceful_timeout`. Told by the watch.
+    fn gives_up(&self) {}
+
+    /// A thread has left [`Server::work`](crate::Server::work).
+    fn left(&self) {}
+}
+
+/// A call of the application that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongCall {
+    /// The post of its thread.
+    pub post: usize,
+    /// Its number there: see [`Reply::call_number`](crate::Reply::call_number).
+    pub number: u32,
+    /// For how long it has been running.
+    pub so_far: Duration,
+    /// Past `timeout`; else past `slow_request`.
+    pub is_over_time: bool,
 }
 
 /// How far a response has come.

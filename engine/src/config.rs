@@ -26,12 +26,34 @@ pub struct Config {
     pub graceful_timeout: Duration,
     /// Open connections; past it the server stops accepting until one ends. 0: the soft limit of open files less a reserve.
     pub max_connections: usize,
+    /// Threads that run the application.
+    pub threads: usize,
+    /// A call of the application: past it the response is refused (503) or cut, and [`crate::App::takes_long`] told. Zero:
+    /// no limit.
+    pub timeout: Duration,
+    /// A call that takes longer is told once to [`crate::App::takes_long`]. Zero: none is.
+    pub slow_request: Duration,
+    /// Requests that are whole and wait for a thread while all are in the application; past it 503. 0: no limit, and they
+    /// wait where they are, in the kernel.
+    pub max_queue: usize,
     /// Answer 400 to an HTTP/1.1 request without `Host` (RFC 9112, section 3.2).
     pub require_host: bool,
     /// Send `Date` (RFC 9110, section 6.6.1).
     pub date_header: bool,
     /// Send `Server` with this value.
     pub server_header: Option<Vec<u8>>,
+}
+
+impl Config {
+    /// Whether somebody must look at calls while they run.
+    pub(crate) fn needs_watch(&self) -> bool {
+        self.threads > 1 || self.times_calls() || self.max_queue > 0
+    }
+
+    /// Whether the length of a call matters by itself.
+    pub(crate) fn times_calls(&self) -> bool {
+        !self.timeout.is_zero() || !self.slow_request.is_zero()
+    }
 }
 
 impl Default for Config {
@@ -47,6 +69,10 @@ impl Default for Config {
             keep_alive: Duration::from_secs(75),
             graceful_timeout: Duration::from_secs(30),
             max_connections: 0,
+            threads: 1,
+            timeout: Duration::ZERO,
+            slow_request: Duration::ZERO,
+            max_queue: 0,
             require_host: true,
             date_header: true,
             server_header: None,

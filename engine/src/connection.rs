@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Head ──► Body ──► (call) ──► Streaming ──► Head         kept alive
+//!     │        └─► Whole ─┘ when a thread is free
 //!     └────────────────┴───────────┴──► Closing ──► Lingering ──► gone
 //! ```
 //!
@@ -51,16 +52,17 @@ pub(crate) struct Desk<D> {
     second: Option<u64>,
 }
 
-impl<D: Default> Desk<D> {
-    pub(crate) fn new(config: &Config, control: Arc<Control>, watch: Arc<Watch>) -> Desk<D> {
+impl<D> Desk<D> {
+    /// For the thread at `post`.
+    pub(crate) fn new(app: D, post: usize, config: &Config, control: Arc<Control>, watch: Arc<Watch>) -> Desk<D> {
         let server =
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
-        let outgoing = Outgoing::new(stamp, control, config.write_timeout, watch);
+        let outgoing = Outgoing::new(stamp, control, config.write_timeout, watch, post);
         Desk {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),
-            app: D::default(),
+            app,
             outgoing: Some(Box::new(outgoing)),
             second: None,
         }
@@ -92,6 +94,8 @@ pub(crate) struct Turn<'a, A> {
     pub draining: bool,
     /// Others wait for their turn.
     pub crowded: bool,
+    /// The application may be called; else what needs it waits.
+    pub may_call: bool,
 }
 
 /// What a connection waits for when its turn is over.
@@ -101,6 +105,8 @@ pub(crate) enum Verdict {
     Wait { timeout: Timeout, renewed: bool },
     /// For the others to have their turn.
     Again,
+    /// For a thread that may call the application.
+    Queued,
     /// For nothing: it is over.
     Close,
 }
@@ -136,6 +142,8 @@ enum State<T> {
     Head,
     /// In the middle of a request's body.
     Body(Box<Upload>),
+    /// A request and its body are whole, and wait for a thread.
+    Whole(Box<Upload>),
     /// In the middle of a response. Its head, where one was given and has not been sent.
     Streaming(T, Option<Box<ResponseHead>>),
     /// The last answer is on its way.
@@ -179,6 +187,12 @@ pub struct Connection<S: Socket, A: App<S>> {
     progress: bool,
     /// Its last answer waits in the outbox for the end of the loop's turn.
     pub(crate) holds: bool,
+    /// Its request is whole and waits for a thread.
+    pub(crate) queued: bool,
+    /// The peer has gone while it waited.
+    gone: bool,
+    /// When it was last served, it took long.
+    pub(crate) blocks: bool,
     ready: Readiness,
     pub(crate) outbox: Outbox<A::Block>,
     pub(crate) answer: Answer,
@@ -201,6 +215,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             served: false,
             progress: true,
             holds: false,
+            queued: false,
+            gone: false,
+            blocks: false,
             ready: Readiness { readable: true, writable: true, ..Readiness::default() },
             outbox: Outbox::default(),
             answer: Answer::default(),
@@ -210,6 +227,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     /// Whether news of this kind concern the connection: room to send in is no news where nothing waits to be sent.
     pub(crate) fn cares_for(&mut self, news: Readiness) -> bool {
         self.ready.merge(news);
+        self.gone |= self.queued && (news.read_closed || news.hung_up);
         news.readable || news.hung_up || news.read_closed || !self.outbox.is_empty()
     }
 
@@ -218,6 +236,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         let Some(mut outgoing) = desk.outgoing.take() else { unreachable!("the desk is complete between turns") };
         let mut input = std::mem::take(&mut desk.input);
         self.holds = false;
+        let was_queued = std::mem::take(&mut self.queued);
         let mut budget = Budget { requests: REQUESTS_PER_TURN, receives: RECEIVES_PER_TURN, blocks: BLOCKS_PER_TURN };
         let verdict = loop {
             if self.ready.hung_up {
@@ -230,6 +249,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             if self.answer.broken {
                 break Verdict::Close;
             }
+            if was_queued && self.gone {
+                Counters::count(&turn.counters.gone);
+                break Verdict::Close;
+            }
             match self.flush_outbox() {
                 Flushed::All => {}
                 Flushed::Blocked => break self.wait(Timeout::Write),
@@ -240,7 +263,12 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             }
             let flow;
             (self, outgoing, flow) = match self.state {
+                _ if self.queued => (self, outgoing, Some(Verdict::Queued)),
                 State::Streaming(..) => self.stream(desk, outgoing, turn, &mut budget),
+                State::Whole(_) => {
+                    let (connection, outgoing) = self.call_with_upload(&mut desk.app, outgoing, turn, &mut budget);
+                    (connection, outgoing, None)
+                }
                 State::Head | State::Body(_) => self.receive(&mut input, desk, outgoing, turn, &mut budget),
                 State::Closing => self.close_or_linger(outgoing),
                 State::Lingering(_) => self.linger(&mut input, outgoing, &mut budget),
@@ -272,6 +300,21 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.abandon(turn.app);
         }
         (self, verdict)
+    }
+
+    /// Whether nothing can be done without the application.
+    pub(crate) fn needs_app(&self) -> bool {
+        matches!(self.state, State::Streaming(..) | State::Whole(_)) || self.queued
+    }
+
+    /// Refuses a request that would have to wait for a thread.
+    pub(crate) fn shed(mut self: Box<Self>, desk: &mut Desk<A::Desk>, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
+        self.queued = false;
+        if let Some(outgoing) = &mut desk.outgoing {
+            self.refuse(Reject::Overloaded, outgoing, turn);
+            self.send_outgoing(outgoing);
+        }
+        self.serve(desk, turn)
     }
 
     /// A deadline has passed. After a last look (the thread may have been in the application while bytes came), the
@@ -328,7 +371,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     fn may_add(&self, budget: &Budget, turn: &Turn<'_, A>) -> bool {
         let follows = match self.state {
             State::Streaming(..) => turn.crowded || budget.blocks + 1 < BLOCKS_PER_TURN,
-            State::Head | State::Body(_) => turn.crowded,
+            State::Head | State::Body(_) | State::Whole(_) => turn.crowded,
             State::Closing | State::Lingering(_) => false,
         };
         follows && self.outbox.is_empty() && !self.answer.broken
@@ -382,7 +425,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         turn: &Turn<'_, A>,
         budget: &mut Budget,
     ) -> Step<S, A> {
-        if budget.blocks == 0 {
+        // While the server ends, each block may be the last that there is time for.
+        let is_in_haste = budget.blocks < BLOCKS_PER_TURN && outgoing.control.is_stopping();
+        if budget.blocks == 0 || is_in_haste {
             return (self, outgoing, Some(Verdict::Again));
         }
         let State::Streaming(stream, head) = std::mem::replace(&mut self.state, State::Closing) else {
@@ -393,7 +438,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             Some(head) => outgoing.head = *head,
             None => outgoing.head.clear(),
         }
-        let began = outgoing.watch.ticks();
+        let began = outgoing.begin_call();
         let (reply, progress) = turn.app.next(&mut desk.app, stream, Reply { connection: self, outgoing });
         let (connection, outgoing) = Self::settle(reply, progress, began, turn);
         (connection, outgoing, None)
@@ -406,7 +451,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         began: u32,
         turn: &Turn<'_, A>,
     ) -> (Serving<S, A>, Box<Outgoing>) {
-        reply.outgoing.note_call(began);
+        reply.outgoing.end_call(began);
         let started = reply.is_started();
         match progress {
             Progress::More(stream) => {
@@ -535,7 +580,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         budget: &mut Budget,
     ) -> (Serving<S, A>, Box<Outgoing>, usize) {
         let mut at = 0;
-        while at < data.len() {
+        while at < data.len() && !self.queued {
             let rest = &data[at..];
             match &mut self.state {
                 State::Head if self.outbox.is_empty() && !self.answer.broken && budget.requests > 0 => {
@@ -601,6 +646,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         }
         let in_memory = usize::try_from(length).ok().filter(|length| *length <= turn.config.body_buffer);
         if let Some(body) = in_memory.and_then(|length| behind.get(..length)) {
+            if !turn.may_call {
+                self.queued = true; // as it lies, to be read again
+                return (self, outgoing, 0);
+            }
             let request = Request {
                 head: &desk.head,
                 bytes: head_bytes,
@@ -635,9 +684,15 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         turn: &Turn<'_, A>,
         budget: &mut Budget,
     ) -> (Serving<S, A>, Box<Outgoing>) {
-        let State::Body(mut upload) = std::mem::replace(&mut self.state, State::Head) else {
+        let (State::Body(mut upload) | State::Whole(mut upload)) = std::mem::replace(&mut self.state, State::Head)
+        else {
             return (self, outgoing);
         };
+        if !turn.may_call {
+            self.queued = true;
+            self.state = State::Whole(upload);
+            return (self, outgoing);
+        }
         if upload.spool.rewind().is_err() {
             self.refuse(Reject::StorageUnavailable, &mut outgoing, turn);
             return (self, outgoing);
@@ -682,7 +737,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.send_outgoing(&mut outgoing); // the answers before: nobody would see to them during the call
         }
         outgoing.head.clear();
-        let began = outgoing.watch.ticks();
+        let began = outgoing.begin_call();
         let (reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });
         Self::settle(reply, progress, began, turn)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::io::Waker;
+use crate::watch::Watch;
 
 const DRAIN: u8 = 1;
 const ABORT: u8 = 2;
@@ -32,16 +33,18 @@ impl Control {
 pub struct Stopper<W> {
     control: Arc<Control>,
     waker: W,
+    watch: Arc<Watch>,
 }
 
 impl<W: Waker> Stopper<W> {
-    pub(crate) fn new(control: Arc<Control>, waker: W) -> Stopper<W> {
-        Stopper { control, waker }
+    pub(crate) fn new(control: Arc<Control>, waker: W, watch: Arc<Watch>) -> Stopper<W> {
+        Stopper { control, waker, watch }
     }
 
     /// Ends the server: `graceful`, after the requests in flight and no later than `graceful_timeout`; else at once.
     pub fn stop(&self, graceful: bool) {
         self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
         self.waker.wake();
+        self.watch.call(); // there may be nobody to hear the waker
     }
 }

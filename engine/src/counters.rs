@@ -19,6 +19,10 @@ pub struct Counters {
     pub cut: AtomicU64,
     /// Failures to accept: the process or the system ran out of something.
     pub accept_errors: AtomicU64,
+    /// Calls of the application that took longer than `timeout`.
+    pub timed_out: AtomicU64,
+    /// Requests that were whole and waited for a thread when their client went away.
+    pub gone: AtomicU64,
     rejects: [AtomicU64; Reject::ALL.len()],
 }
 
@@ -40,6 +44,8 @@ impl Counters {
             ("failed", &self.failed),
             ("cut", &self.cut),
             ("accept_errors", &self.accept_errors),
+            ("timed_out", &self.timed_out),
+            ("gone", &self.gone),
         ];
         let rejects = Reject::ALL.iter().map(|reject| (reject.label(), &self.rejects[*reject as usize]));
         named.into_iter().chain(rejects).map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
@@ -56,6 +62,8 @@ impl Default for Counters {
             failed: zero(),
             cut: zero(),
             accept_errors: zero(),
+            timed_out: zero(),
+            gone: zero(),
             rejects: std::array::from_fn(|_| zero()),
         }
     }

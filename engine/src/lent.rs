@@ -44,11 +44,13 @@ struct Place<S: Socket, A: App<S>> {
     called: bool,
     /// Whether a thread waits for the reply.
     awaited: bool,
+    /// The time was up while the reply was borrowed: it is cut when it comes back.
+    is_cut: bool,
 }
 
 impl<S: Socket, A: App<S>> Default for Lent<S, A> {
     fn default() -> Self {
-        let place = Place { reply: None, errand: Errand::Close, called: false, awaited: false };
+        let place = Place { reply: None, errand: Errand::Close, called: false, awaited: false, is_cut: false };
         Lent { place: Mutex::new(place), returned: Condvar::new() }
     }
 }
@@ -60,14 +62,15 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
 
     /// Puts `reply` here for as long as the application's code runs. What waits to be sent is left to the watch.
     pub fn lend(self: &Arc<Self>, reply: Reply<S, A>, errand: Errand) {
-        let watch = reply.holds().then(|| reply.outgoing.watch.clone());
+        let held = reply.holds().then(|| (reply.outgoing.watch.clone(), reply.outgoing.post));
         let mut place = self.lock();
         place.called &= errand != Errand::Call;
         place.errand = errand;
+        place.is_cut = false;
         place.reply = Some(reply);
         drop(place);
-        if let Some(watch) = watch {
-            watch.hold(self.clone());
+        if let Some((watch, post)) = held {
+            watch.hold(post, self.clone());
         }
     }
 
@@ -96,8 +99,11 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
     }
 
     /// Gives a borrowed reply back.
-    pub fn give_back(&self, reply: Reply<S, A>) {
+    pub fn give_back(&self, mut reply: Reply<S, A>) {
         let mut place = self.lock();
+        if place.is_cut {
+            reply.cut();
+        }
         place.reply = Some(reply);
         // A Condvar's notify is a system call even where nobody waits.
         if place.awaited {
@@ -126,6 +132,19 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
     /// Notes a head that was none; whether another had been given before.
     pub fn note_bad_head(&self) -> bool {
         std::mem::replace(&mut self.lock().called, true)
+    }
+
+    /// The time is up: the peer is told (503), or its response cut, while the application goes on for nobody.
+    pub fn time_out(&self) {
+        let mut place = self.lock();
+        match &mut place.reply {
+            Some(reply) if reply.is_started() => reply.cut(),
+            Some(reply) => {
+                reply.refuse("503 Service Unavailable");
+                reply.send_held();
+            }
+            None => place.is_cut = true,
+        }
     }
 
     /// Whether a head can still take the place of another.

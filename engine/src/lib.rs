@@ -1,11 +1,13 @@
 //! The server, without Python: sockets in, requests to an [`App`], answers out.
 //!
 //! ```text
-//!            server ── the loop: wait, accept, hand out connections, timeouts, drain
-//!           /   |   \
-//!   timeouts    io   connection ── one peer's life: read, parse, call, answer, again
-//!                \   /    |    \
-//!               sockets  http1  spool ── pure grammar and framing / a body in memory, then in a file
+//!            server ── threads: lead, go out, follow; the watch
+//!           /      \
+//!        crew    event_loop ── wait, accept, hand out connections, timeouts, drain
+//!               /   |   \
+//!       timeouts    io   connection ── one peer's life: read, parse, call, answer, again
+//!                    \   /    |    \
+//!                   sockets  http1  spool ── pure grammar and framing / a body in memory, then in a file
 //! ```
 //!
 //! [`App`] is the only door to the application. Must not know: Python, WSGI, the GIL.
@@ -17,6 +19,8 @@ mod config;
 mod connection;
 mod control;
 mod counters;
+mod crew;
+mod event_loop;
 pub mod http1;
 pub mod io;
 mod lent;
@@ -24,10 +28,11 @@ mod outbox;
 mod reply;
 mod server;
 mod spool;
+mod sync;
 mod timeouts;
 mod watch;
 
-pub use app::{App, Body, Progress, Request, Wake};
+pub use app::{App, Body, LongCall, Progress, Request, Wake};
 pub use config::Config;
 pub use control::Stopper;
 pub use counters::Counters;

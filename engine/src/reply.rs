@@ -41,6 +41,10 @@ pub struct Outgoing {
     pub(crate) control: Arc<Control>,
     pub(crate) write_timeout: Duration,
     pub(crate) watch: Arc<Watch>,
+    /// The thread's place with the watch.
+    pub(crate) post: usize,
+    /// The number of the call under way.
+    call_number: u32,
     /// Something would be held if somebody ticked.
     pub(crate) wants_watch: bool,
     /// Quick calls of the application to go until something may be held.
@@ -48,9 +52,25 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn new(stamp: Stamp, control: Arc<Control>, write_timeout: Duration, watch: Arc<Watch>) -> Outgoing {
-        let (bytes, head) = (Vec::new(), ResponseHead::default());
-        Outgoing { bytes, head, stamp, control, write_timeout, watch, wants_watch: false, patience: 0 }
+    pub(crate) fn new(
+        stamp: Stamp,
+        control: Arc<Control>,
+        write_timeout: Duration,
+        watch: Arc<Watch>,
+        post: usize,
+    ) -> Outgoing {
+        Outgoing {
+            bytes: Vec::new(),
+            head: ResponseHead::default(),
+            stamp,
+            control,
+            write_timeout,
+            watch,
+            post,
+            call_number: 0,
+            wants_watch: false,
+            patience: 0,
+        }
     }
 
     /// Whether what waits may wait for more to leave with it: the application has been quick, and somebody ticks.
@@ -63,8 +83,15 @@ impl Outgoing {
         kept
     }
 
+    /// A call of the application begins; the tick at which it does.
+    pub(crate) fn begin_call(&mut self) -> u32 {
+        self.call_number = self.watch.begin_call(self.post);
+        self.watch.ticks()
+    }
+
     /// The application has come back from a call that began at tick `began`.
-    pub(crate) fn note_call(&mut self, began: u32) {
+    pub(crate) fn end_call(&mut self, began: u32) {
+        self.watch.end_call(self.post);
         let slow = self.watch.ticks().wrapping_sub(began) >= SLOW_TICKS;
         self.patience = if slow { PATIENCE } else { self.patience.saturating_sub(1) };
     }
@@ -111,6 +138,22 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
     /// Whether more was given than `Content-Length` announced; what exceeded it was not sent.
     pub fn has_excess(&self) -> bool {
         self.connection.answer.excess
+    }
+
+    /// The number of the call under way; no other of the same thread has it.
+    pub fn call_number(&self) -> u32 {
+        self.outgoing.call_number
+    }
+
+    /// Ends the response where it is; the peer sees that it is not whole.
+    pub(crate) fn cut(&mut self) {
+        let connection = &mut *self.connection;
+        if connection.answer.framing == ResponseFraming::UntilClose {
+            connection.socket.reset_on_close(); // an orderly end would pass for the end of the body
+        } else {
+            let _ = connection.socket.shutdown_write();
+        }
+        connection.answer.broken = true;
     }
 
     /// Whether the peer is gone: nothing more can be sent.

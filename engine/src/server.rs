@@ -1,66 +1,87 @@
-//! The loop: wait, accept, hand out connections to be served, deadlines, drain.
-//! Knows: `io`, connections as wholes.   Must not know: HTTP, the application's language.
-//! Invariant: nothing of the loop is held while a connection is served, so the loop's state can change hands meanwhile.
+//! The server as a whole: its threads, each of which leads, goes out to the application, or follows; and its watch.
+//! Knows: the crew, the loop, connections as wholes.   Must not know: HTTP, the application's language.
+//! Invariant: nothing of the loop is held while a connection is served, so the loop can change hands meanwhile.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use slab::Slab;
-
-use crate::app::{App, Wake};
+use crate::app::App;
 use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
 use crate::control::{Control, Stopper};
 use crate::counters::Counters;
-use crate::io::{Event, Millis, Net, Readiness, block_signals};
-use crate::timeouts::{Timeout, Timeouts};
-use crate::watch::Watch;
-
-/// Connections taken from one listener's queue in a turn, before those that are open have theirs.
-const ACCEPTS_PER_TURN: usize = 64;
-
-/// How long accepting rests after the process or the system ran out of something.
-const ACCEPT_PAUSE: Millis = 100;
-
-/// For the peer to close after the last answer.
-const LINGER: Millis = 5_000;
-
-/// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
-const DRAIN_FIRST_REQUEST: Millis = 1_000;
+use crate::crew::{Crew, HandedIn};
+use crate::event_loop::{Loop, Next, Phase, Returned, Task};
+use crate::io::{Net, Waker, block_signals};
+use crate::watch::{LongCalls, Quiet, Watch};
 
 /// For the watch, which calls nothing deep.
 const WATCH_STACK_BYTES: usize = 64 * 1024;
 
-/// Descriptors kept for everything but connections, where `max_connections` is left to the server.
-const RESERVED_FILES: u64 = 64;
+/// A call that takes longer blocks: it costs more to have the others wait for it than to call a follower.
+const BLOCKING_CALL: Duration = Duration::from_micros(500);
+
+/// Looks at the same errand, past `graceful_timeout`, before the watch ends the server: who comes back by then does it better.
+const LOOKS_BEFORE_GIVING_UP: u32 = 50;
+
+/// Errands that must be quick before followers are no longer called ahead of each.
+const EAGER_ERRANDS: usize = 64;
+
+type Conn<N, A> = Box<Connection<<N as Net>::Socket, A>>;
+type State<'a, N, A> = MutexGuard<'a, Loop<N, A>>;
 
 /// An HTTP server on listening sockets, for one application.
 pub struct Server<N: Net, A: App<N::Socket>> {
-    app: A,
-    config: Config,
-    counters: Counters,
-    control: Arc<Control>,
+    pub(crate) app: A,
+    pub(crate) config: Config,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) control: Arc<Control>,
     waker: N::Waker,
-    watch: Arc<Watch>,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) crew: Crew<Returned<N::Socket, A>>,
+    /// Threads that have come to work, and those that have left.
+    came: AtomicUsize,
+    left: AtomicUsize,
+    /// Errands to go for which a follower is called ahead.
+    eager: AtomicUsize,
+    /// The watch's thread.
+    keeper: Mutex<Option<JoinHandle<()>>>,
     state: Mutex<Loop<N, A>>,
 }
 
 impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// A server that has not begun.
     pub fn new(net: N, app: A, config: Config) -> Server<N, A> {
+        Server::with_counters(net, app, config, Arc::default())
+    }
+
+    /// One of several that count together.
+    pub fn with_counters(net: N, app: A, config: Config, counters: Arc<Counters>) -> Server<N, A> {
         let waker = net.waker();
         let state = Mutex::new(Loop::new(net, &config));
-        let (control, watch) = (Arc::default(), Arc::default());
-        Server { app, config, counters: Counters::default(), control, waker, watch, state }
+        let watch = Arc::new(Watch::new(config.threads, config.needs_watch()));
+        Server {
+            app,
+            config,
+            counters,
+            control: Arc::default(),
+            waker,
+            watch,
+            crew: Crew::default(),
+            came: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
+            eager: AtomicUsize::new(0),
+            keeper: Mutex::default(),
+            state,
+        }
     }
 
     /// What ends this server.
     pub fn stopper(&self) -> Stopper<N::Waker> {
-        Stopper::new(self.control.clone(), self.waker.clone())
+        Stopper::new(self.control.clone(), self.waker.clone(), self.watch.clone())
     }
 
     /// The waker of its net.
@@ -78,93 +99,312 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         &self.app
     }
 
-    /// Serves until stopped and drained. A second thread keeps watch from when it is first of use: see [`Server::tick`].
-    ///
-    /// # Errors
-    /// What the kernel says of the poller; faults of a peer or of a connection are none.
-    pub fn run(&self) -> io::Result<()> {
-        thread::scope(|scope| {
-            let _end = OnDrop(|| self.watch.end());
-            self.run_with(|| {
-                let keep = || {
-                    block_signals(); // they are for those who run the application
-                    self.watch.keep(|| self.tick());
-                };
-                let thread = thread::Builder::new().name("bjoern-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
-                // Without a watch everything is sent at once.
-                if let Ok(handle) = thread.spawn_scoped(scope, keep) {
-                    self.watch.begin(Some(handle.thread().clone()));
-                }
-            })
-        })
+    /// Whether it has ended; threads may still be in the application, and find out when they come back.
+    pub fn has_ended(&self) -> bool {
+        self.crew.has_ended()
     }
 
-    /// As [`Server::run`], without a thread of its own: `keep_watch` is called once, when something could be held if
+    /// Threads that are in [`Server::work`].
+    pub fn at_work(&self) -> usize {
+        self.came.load(Ordering::Acquire) - self.left.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn turn(&self) -> Turn<'_, A> {
+        let Server { app, config, counters, .. } = self;
+        Turn { app, config, counters, draining: self.control.is_stopping(), crowded: false, may_call: true }
+    }
+
+    /// Serves by the calling thread alone until stopped and drained. A second thread keeps watch from when it is first of
+    /// use: see [`Server::tick`].
+    ///
+    /// # Errors
+    /// What the kernel says of the poller, or of that second thread where the configuration needs it; faults of a peer or of
+    /// a connection are none.
+    pub fn run(self: &Arc<Self>) -> io::Result<()> {
+        let _end = OnDrop(|| self.end_watch());
+        if self.config.needs_watch() {
+            self.begin_watch()?;
+        }
+        // Without a watch everything is sent at once.
+        self.run_with(|| drop(self.begin_watch()))
+    }
+
+    /// As [`Server::run`], without a thread of its own: `begin_watch` is called once, when something could be held if
     /// somebody ticked.
     ///
     /// # Errors
     /// As [`Server::run`].
-    pub fn run_with(&self, keep_watch: impl FnOnce()) -> io::Result<()> {
-        let mut keep_watch = Some(keep_watch);
-        let mut desk = Desk::new(&self.config, self.control.clone(), self.watch.clone());
+    pub fn run_with(&self, begin_watch: impl FnOnce()) -> io::Result<()> {
+        let mut begin_watch = Some(begin_watch);
+        self.work_with(&mut |desk| {
+            if desk.takes_wish_for_watch()
+                && let Some(begin_watch) = begin_watch.take()
+            {
+                begin_watch();
+            }
+        })
+    }
+
+    /// One thread's share of the work, until the server has ended: as many threads as the configuration has come here, and
+    /// the watch beside them: [`Server::begin_watch`].
+    ///
+    /// # Errors
+    /// What the kernel says of the poller, to the one who leads.
+    pub fn work(&self) -> io::Result<()> {
+        self.work_with(&mut |_| {})
+    }
+
+    fn work_with(&self, after: &mut dyn FnMut(&mut Desk<A::Desk>)) -> io::Result<()> {
+        let post = self.came.fetch_add(1, Ordering::AcqRel);
+        let _leave = OnDrop(|| {
+            if thread::panicking() {
+                self.crew.end(); // or the others would wait for what this one has taken along
+                self.waker.wake();
+            }
+            self.left.fetch_add(1, Ordering::AcqRel);
+            self.app.left();
+        });
+        let app = self.app.desk(post);
+        let mut desk = Desk::new(app, post, &self.config, self.control.clone(), self.watch.clone());
+        loop {
+            if self.crew.claim()
+                && let Some(result) = self.lead(&mut desk, after)
+            {
+                return result;
+            }
+            if !self.app.blocking(|| self.crew.rest()) {
+                self.abandon_all();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Leads until the server ends, or until the lead has been lost: then nothing is given back.
+    fn lead(&self, desk: &mut Desk<A::Desk>, after: &mut dyn FnMut(&mut Desk<A::Desk>)) -> Option<io::Result<()>> {
         let mut state = self.lock();
-        let result = loop {
-            let Task { token, connection, expired } = match state.next(self) {
-                Ok(Some(task)) => task,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+        loop {
+            let task = match state.next(self) {
+                Ok(Next::Serve(task)) => task,
+                Ok(Next::Abandon(lost)) => {
+                    drop(state);
+                    self.abandon(lost);
+                    state = self.lock();
+                    continue;
+                }
+                end => {
+                    self.finish(state);
+                    return Some(end.map(drop));
+                }
             };
             desk.stamp(state.second, &self.config);
-            let (draining, crowded) = (state.phase != Phase::Serving, !state.ready.is_empty());
+            let turn = Turn { draining: state.phase != Phase::Serving, crowded: state.is_crowded(), ..self.turn() };
             drop(state);
-            let turn = Turn { app: &self.app, config: &self.config, counters: &self.counters, draining, crowded };
-            let (connection, verdict) = match expired {
-                None => connection.serve(&mut desk, &turn),
-                Some(timeout) => connection.expire(timeout, &mut desk, &turn),
-            };
-            if desk.takes_wish_for_watch()
-                && let Some(keep_watch) = keep_watch.take()
-            {
-                keep_watch();
-            }
-            state = self.lock();
-            if let Some(mut lost) = state.settle(token, connection, verdict, self) {
-                drop(state);
-                lost.abandon(&self.app);
-                state = self.lock();
-            }
+            state = self.serve(task, desk, &turn)?;
+            after(desk);
+        }
+    }
+
+    /// The errand: serves one connection while nobody, or another thread, leads. The loop, where it is still to be had.
+    fn serve(&self, task: Task<N, A>, desk: &mut Desk<A::Desk>, turn: &Turn<'_, A>) -> Option<State<'_, N, A>> {
+        let Task { token, connection, expired, registered } = task;
+        let (began, expected) = (self.go_out(connection.blocks), connection.blocks);
+        let (mut connection, mut verdict) = match expired {
+            None => connection.serve(desk, turn),
+            Some(timeout) => connection.expire(timeout, desk, turn),
         };
-        let left = state.close_all(self);
+        if self.config.threads > 1 {
+            self.note_errand(began, expected, &mut connection);
+        }
+        loop {
+            if self.crew.claim() {
+                let mut state = self.lock();
+                state.settle(token, connection, verdict, self);
+                return Some(state);
+            }
+            // The loop is another's, so this connection can be served on: it delays nobody.
+            if (verdict != Verdict::Again && !connection.holds) || self.crew.has_ended() {
+                break;
+            }
+            (connection, verdict) = connection.serve(desk, &self.turn());
+        }
+        let is_over = verdict == Verdict::Close;
+        let must_wake = is_over || !registered || self.control.is_stopping();
+        match self.crew.hand_in(token, (!is_over).then_some((connection, verdict))) {
+            HandedIn::Back(returned) => returned.into_iter().for_each(|(mut left, _)| left.abandon(&self.app)),
+            HandedIn::Awaited => self.waker.wake(),
+            HandedIn::Lying if must_wake => self.waker.wake(),
+            HandedIn::Lying => {}
+        }
+        None
+    }
+
+    /// The leader goes out. Where its errand may block, another is called ahead, and the time is given back.
+    fn go_out(&self, blocks: bool) -> Option<Instant> {
+        self.crew.go_out();
+        if !self.config.needs_watch() {
+            return None;
+        }
+        self.watch.call();
+        if self.config.threads == 1 || !(blocks || self.eager.load(Ordering::Relaxed) > 0) {
+            return None;
+        }
+        self.crew.call();
+        Some(Instant::now())
+    }
+
+    /// Learns from an errand whether the next should be expected to block.
+    fn note_errand(&self, began: Option<Instant>, expected: bool, connection: &mut Connection<N::Socket, A>) {
+        let blocked = match began {
+            Some(began) => began.elapsed() >= BLOCKING_CALL,
+            None => self.crew.is_led(), // the watch has called another
+        };
+        connection.blocks = blocked;
+        if blocked && !expected {
+            self.eager.store(EAGER_ERRANDS, Ordering::Relaxed);
+        } else if began.is_some() && !blocked {
+            let _ = self.eager.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        }
+    }
+
+    /// The end, for everybody.
+    fn finish(&self, mut state: State<'_, N, A>) {
+        let mut left = state.close_all(self);
         drop(state);
-        for mut connection in left {
+        left.extend(self.crew.end().into_iter().filter_map(|(_, returned)| Some(returned?.0)));
+        self.abandon(left);
+    }
+
+    /// Once the crew has ended: abandons what nobody has.
+    fn abandon_all(&self) {
+        let left = self.lock().close_all(self);
+        self.abandon(left);
+    }
+
+    fn abandon(&self, connections: Vec<Conn<N, A>>) {
+        for mut connection in connections {
             connection.abandon(&self.app);
         }
-        result
     }
+
+    // --- the watch ---
 
     /// Says that [`Server::tick`] is called every millisecond from now on.
     pub fn begin_ticks(&self) {
         self.watch.begin(None);
     }
 
-    /// One look of the watch: what has been held since the last one is sent. Whether all is quiet.
+    /// Has a thread keep watch, until [`Server::end_watch`]. One is enough: nothing happens where there is one.
     ///
-    /// Answers and blocks that come quickly are held for those that follow at once, so that they leave together. The watch
-    /// sends them where the application takes longer than that, at the second tick at the latest.
-    pub fn tick(&self) -> bool {
-        match self.state.try_lock() {
-            Ok(mut state) => state.send_overdue(&self.watch),
-            Err(TryLockError::Poisoned(state)) => state.into_inner().send_overdue(&self.watch),
-            // Whoever has it sends what is held before it waits.
-            Err(TryLockError::WouldBlock) => {}
+    /// # Errors
+    /// What the kernel says of the thread.
+    pub fn begin_watch(self: &Arc<Self>) -> io::Result<()> {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeper.is_none() && !self.has_ended() {
+            let server = self.clone();
+            let thread = thread::Builder::new().name("bjoern-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
+            let handle = thread.spawn(move || server.keep_watch())?;
+            self.watch.begin(Some(handle.thread().clone()));
+            *keeper = Some(handle);
         }
-        self.watch.tick() && self.watch.is_loop_quiet()
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Loop<N, A>> {
+    /// Ends the watch, and waits for its thread.
+    pub fn end_watch(&self) {
+        self.watch.end();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            // It has panicked, if that: said already, and nothing more is to be done.
+            let _ = self.app.blocking(|| keeper.join());
+        }
+    }
+
+    fn keep_watch(&self) {
+        block_signals(); // they are for those who run the application
+        let mut long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
+        let mut usher = None;
+        let mut end = None;
+        let mut stuck_looks = 0;
+        self.watch.keep(|| {
+            let Look { is_quiet, is_stuck } = self.look();
+            let now = Instant::now();
+            let next = long_calls.look(&self.watch, now, |call| {
+                if call.is_over_time {
+                    Counters::count(&self.counters.timed_out);
+                }
+                self.app.takes_long(call);
+            });
+            if self.config.max_queue > 0 && is_stuck && self.is_deserted() {
+                self.usher(usher.get_or_insert_with(|| {
+                    Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
+                }));
+                return Quiet::No;
+            }
+            if self.control.is_stopping() && self.is_deserted() {
+                // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
+                let aborts = self.control.is_aborting() && self.config.threads > 1;
+                let end = *end.get_or_insert(now + self.config.graceful_timeout);
+                stuck_looks = if is_stuck { stuck_looks + 1 } else { 0 };
+                if (aborts || now >= end) && stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+                    self.crew.end();
+                    self.app.gives_up();
+                }
+                return Quiet::No;
+            }
+            let is_needed = self.config.max_queue > 0 && self.is_deserted();
+            if is_quiet && !is_needed { Quiet::Until(next) } else { Quiet::No }
+        });
+    }
+
+    /// One look of the watch. Whether all is quiet.
+    ///
+    /// Answers and blocks that come quickly are held for those that follow at once, so that they leave together. The watch
+    /// sends them where the application takes longer than that, at the second tick at the latest. And where the leader has
+    /// been out since the last look, it calls a follower to lead.
+    pub fn tick(&self) -> bool {
+        self.look().is_quiet
+    }
+
+    fn look(&self) -> Look {
+        let is_stuck = match self.state.try_lock() {
+            Ok(mut state) => state.look(&self.watch),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().look(&self.watch),
+            // Whoever has it sends what is held before it waits.
+            Err(TryLockError::WouldBlock) => false,
+        };
+        let is_led = self.crew.is_led();
+        if is_stuck && !is_led {
+            self.crew.call();
+        }
+        let is_quiet = self.watch.tick() && self.watch.is_loop_quiet() && (is_led || !self.crew.has_rest());
+        Look { is_quiet, is_stuck: is_stuck && !is_led }
+    }
+
+    /// Whether all threads are out, and have been for a moment.
+    fn is_deserted(&self) -> bool {
+        !self.crew.is_led() && !self.crew.has_rest() && self.at_work() >= self.config.threads
+    }
+
+    fn usher(&self, desk: &mut Desk<A::Desk>) {
+        if self.crew.claim() {
+            // A poller that fails is reported by the next leader.
+            let _ = self.lock().usher(desk, self);
+            self.crew.go_out();
+        }
+    }
+
+    fn lock(&self) -> State<'_, N, A> {
         // A panic leaves the loop between two steps, each of which keeps its invariants.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a look of the watch has found.
+struct Look {
+    /// Nothing is held, and a follower would not be missed.
+    is_quiet: bool,
+    /// The leader has been out since the last look.
+    is_stuck: bool,
 }
 
 /// Runs its function when it goes out of scope, be it by a panic.
@@ -173,355 +413,5 @@ struct OnDrop<F: FnMut()>(F);
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         self.0();
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    /// No new connections; until when.
-    Draining(Millis),
-    /// Everything is closed.
-    Aborted,
-}
-
-/// A connection and what is known of it while it is away being served.
-struct Slot<N: Net, A: App<N::Socket>> {
-    connection: Option<Box<Connection<N::Socket, A>>>,
-    /// News that came while it was away.
-    news: Readiness,
-    /// It waits in a queue for its turn.
-    queued: bool,
-    /// The poller knows it. One that ends with its first answer is never registered.
-    registered: bool,
-    /// A deadline of this kind has passed.
-    expired: Option<Timeout>,
-    /// What the poller calls it; never the same twice for one token.
-    name: usize,
-}
-
-/// A connection to be served, by whoever took it from the loop.
-struct Task<N: Net, A: App<N::Socket>> {
-    token: usize,
-    connection: Box<Connection<N::Socket, A>>,
-    expired: Option<Timeout>,
-}
-
-/// What only one thread at a time can hold.
-struct Loop<N: Net, A: App<N::Socket>> {
-    net: N,
-    events: Vec<Event>,
-    slots: Slab<Slot<N, A>>,
-    timeouts: Timeouts,
-    /// Connections with something to do, in the order in which it became known.
-    ready: VecDeque<usize>,
-    /// Those that have used up their budget: their next turn comes after the others' and a look at the poller.
-    later: Vec<usize>,
-    /// Connections whose answers are held until the end of the turn.
-    holding: Vec<usize>,
-    /// How often such answers have been sent, now and at the watch's last look.
-    releases: u32,
-    releases_seen: u32,
-    /// Listeners whose queue has not been seen empty since it was last reported.
-    accepting: Vec<bool>,
-    accept_resumes: Option<Millis>,
-    max_connections: usize,
-    phase: Phase,
-    /// The calendar's second, since 1970, as of the last wait.
-    second: u64,
-    /// Connections so far, for their names.
-    admitted: usize,
-}
-
-/// Half of a poller's name is the token. The rest tells a connection from one that had the token before: a forked
-/// child keeps such a socket open, and the kernel goes on reporting it.
-const TOKEN_BITS: u32 = usize::BITS / 2;
-const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
-
-impl<N: Net, A: App<N::Socket>> Loop<N, A> {
-    fn new(net: N, config: &Config) -> Self {
-        let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(Millis::MAX);
-        let timeouts = Timeouts::new(|kind| match kind {
-            Timeout::Head => millis(config.header_timeout),
-            Timeout::Body => millis(config.body_timeout),
-            Timeout::Write => millis(config.write_timeout),
-            Timeout::KeepAlive => millis(config.keep_alive),
-            Timeout::Linger => LINGER,
-            Timeout::Drain => DRAIN_FIRST_REQUEST,
-        });
-        let max_connections = match config.max_connections {
-            0 => net.open_files().map_or(usize::MAX, |files| {
-                usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX)
-            }),
-            limit => limit,
-        };
-        Loop {
-            accepting: vec![false; net.listeners()],
-            net,
-            events: Vec::new(),
-            slots: Slab::new(),
-            timeouts,
-            ready: VecDeque::new(),
-            later: Vec::new(),
-            holding: Vec::new(),
-            releases: 0,
-            releases_seen: 0,
-            accept_resumes: None,
-            max_connections,
-            phase: Phase::Serving,
-            second: 0,
-            admitted: 0,
-        }
-    }
-
-    /// The next connection to serve; `None` when the server has ended.
-    fn next(&mut self, server: &Server<N, A>) -> io::Result<Option<Task<N, A>>> {
-        loop {
-            if self.phase == Phase::Aborted {
-                return Ok(None);
-            }
-            while let Some(token) = self.ready.pop_front() {
-                let Some(slot) = self.slots.get_mut(token) else { continue };
-                slot.queued = false;
-                if let Some(connection) = slot.connection.take() {
-                    return Ok(Some(Task { token, connection, expired: slot.expired.take() }));
-                }
-            }
-            self.release(&server.watch);
-            if !self.ready.is_empty() {
-                continue; // who could not send all of it
-            }
-            match self.phase {
-                Phase::Draining(_) if self.slots.is_empty() => return Ok(None),
-                Phase::Draining(until) if self.net.elapsed() >= until => return Ok(None),
-                _ => self.wait(server)?,
-            }
-        }
-    }
-
-    /// Sends the answers that were held.
-    fn release(&mut self, watch: &Watch) {
-        self.releases = self.releases.wrapping_add(1);
-        if self.holding.is_empty() {
-            return;
-        }
-        watch.loop_released();
-        let mut holding = std::mem::take(&mut self.holding);
-        for token in holding.drain(..) {
-            if let Some(slot) = self.slots.get_mut(token)
-                && let Some(connection) = &mut slot.connection
-                && std::mem::take(&mut connection.holds)
-                && !connection.release()
-            {
-                self.enqueue(token);
-            }
-        }
-        self.holding = holding;
-    }
-
-    /// Sends the answers that were held at the last look and still are.
-    fn send_overdue(&mut self, watch: &Watch) {
-        if self.releases == self.releases_seen {
-            self.release(watch);
-        }
-        self.releases_seen = self.releases;
-    }
-
-    /// Waits for news and queues the connections they concern.
-    fn wait(&mut self, server: &Server<N, A>) -> io::Result<()> {
-        let timeout = self.time_to_wait();
-        let (net, events) = (&mut self.net, &mut self.events);
-        server.app.blocking(|| net.wait(timeout, events))?;
-        let now = self.net.elapsed();
-        self.second = self.net.calendar().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut events = std::mem::take(&mut self.events);
-        for event in events.drain(..) {
-            match event {
-                Event::Woken => self.woken(server, now),
-                Event::Listener(index) => {
-                    if let Some(accepting) = self.accepting.get_mut(index) {
-                        *accepting = true;
-                    }
-                }
-                Event::Socket(name, news) => {
-                    let token = name & TOKEN_MASK;
-                    if self.slots.get(token).is_some_and(|slot| slot.name == name) {
-                        self.note(token, news);
-                    }
-                }
-            }
-        }
-        self.events = events;
-        self.accept(server, now);
-        while let Some((token, timeout)) = self.timeouts.expired(now) {
-            if let Some(slot) = self.slots.get_mut(token) {
-                slot.expired = Some(timeout);
-                self.enqueue(token);
-            }
-        }
-        self.ready.extend(self.later.drain(..));
-        Ok(())
-    }
-
-    fn time_to_wait(&self) -> Option<Duration> {
-        let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
-        if !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
-            return Some(Duration::ZERO);
-        }
-        let drained = match self.phase {
-            Phase::Draining(until) => Some(until),
-            _ => None,
-        };
-        let next =
-            [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min()?;
-        Some(Duration::from_millis(next.saturating_sub(self.net.elapsed())))
-    }
-
-    /// News of a connection.
-    fn note(&mut self, token: usize, news: Readiness) {
-        let Some(slot) = self.slots.get_mut(token) else { return };
-        let Some(connection) = &mut slot.connection else { return slot.news.merge(news) };
-        if connection.cares_for(news) {
-            self.enqueue(token);
-        }
-    }
-
-    fn enqueue(&mut self, token: usize) {
-        if let Some(slot) = self.slots.get_mut(token)
-            && !slot.queued
-        {
-            slot.queued = true;
-            self.ready.push_back(token);
-        }
-    }
-
-    /// Takes back a connection that has been served, or gives back one that cannot be kept.
-    fn settle(
-        &mut self,
-        token: usize,
-        connection: Box<Connection<N::Socket, A>>,
-        verdict: Verdict,
-        server: &Server<N, A>,
-    ) -> Option<Box<Connection<N::Socket, A>>> {
-        let slot = &mut self.slots[token];
-        // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
-        let kept =
-            verdict != Verdict::Close && (slot.registered || self.net.add(slot.name, &connection.socket).is_ok());
-        if !kept {
-            self.timeouts.disarm(token);
-            self.slots.remove(token);
-            server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
-            return Some(connection);
-        }
-        slot.registered = true;
-        if connection.holds {
-            self.holding.push(token);
-            server.watch.loop_holds();
-        }
-        slot.connection = Some(connection);
-        let news = std::mem::take(&mut slot.news);
-        match verdict {
-            Verdict::Wait { timeout, renewed } => {
-                if renewed || self.timeouts.armed(token) != Some(timeout) {
-                    self.timeouts.arm(token, timeout, self.net.elapsed());
-                }
-            }
-            Verdict::Again | Verdict::Close => {
-                self.timeouts.disarm(token);
-                slot.queued = true;
-                self.later.push(token);
-            }
-        }
-        if news != Readiness::default() {
-            self.note(token, news);
-        }
-        None
-    }
-
-    // --- accepting ---
-
-    fn accept(&mut self, server: &Server<N, A>, now: Millis) {
-        if self.accept_resumes.is_some_and(|resumes| resumes > now) {
-            return;
-        }
-        self.accept_resumes = None;
-        for index in 0..self.accepting.len() {
-            for _ in 0..ACCEPTS_PER_TURN {
-                if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
-                    break;
-                }
-                match self.net.accept(index) {
-                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index), server),
-                    Err(error) => self.accept_failed(index, &error, server, now),
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, connection: Box<Connection<N::Socket, A>>, server: &Server<N, A>) {
-        let news = Readiness::default();
-        let connection = Some(connection);
-        self.admitted = self.admitted.wrapping_add(1) & (TOKEN_MASK >> 1); // below the names of listeners
-        let name = self.admitted << TOKEN_BITS | self.slots.vacant_key();
-        let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None, name });
-        Counters::count(&server.counters.connections);
-        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
-        self.enqueue(token);
-    }
-
-    fn accept_failed(&mut self, index: usize, error: &io::Error, server: &Server<N, A>, now: Millis) {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => self.accepting[index] = false,
-            // The peer was gone before its turn: the next in the queue.
-            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-            // Out of descriptors or memory: the queue stays, and is looked at again when some may be free.
-            _ => {
-                Counters::count(&server.counters.accept_errors);
-                self.accept_resumes = Some(now + ACCEPT_PAUSE);
-                self.accepting[index] = true;
-            }
-        }
-    }
-
-    // --- the end ---
-
-    fn woken(&mut self, server: &Server<N, A>, now: Millis) {
-        let runtime = server.app.woken();
-        if server.control.is_aborting() {
-            self.phase = Phase::Aborted;
-        } else if server.control.is_stopping() || runtime == Wake::Drain {
-            self.drain(server, now);
-        }
-    }
-
-    /// Accepts what waits, stops listening, and gives every connection a last look.
-    fn drain(&mut self, server: &Server<N, A>, now: Millis) {
-        if self.phase != Phase::Serving {
-            return;
-        }
-        let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
-        self.phase = Phase::Draining(now.saturating_add(graceful));
-        self.accepting.fill(true);
-        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
-        {
-            self.accept(server, now);
-        }
-        self.net.stop_listening();
-        self.accepting.clear();
-        self.accept_resumes = None;
-        let tokens: Vec<usize> = self.slots.iter().map(|(token, _)| token).collect();
-        for token in tokens {
-            // A request may have come that the poller has not told yet.
-            self.note(token, Readiness { readable: true, ..Readiness::default() });
-        }
-    }
-
-    fn close_all(&mut self, server: &Server<N, A>) -> Vec<Box<Connection<N::Socket, A>>> {
-        self.net.stop_listening();
-        self.ready.clear();
-        self.later.clear();
-        let left = self.slots.drain().filter_map(|slot| slot.connection).collect();
-        server.counters.open.store(0, Ordering::Relaxed);
-        left
     }
 }

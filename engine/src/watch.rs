@@ -9,9 +9,11 @@
 //! tick; the watch sleeps where nothing is held.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::app::LongCall;
 
 /// Time between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -26,7 +28,6 @@ pub(crate) trait Held: Send + Sync {
 }
 
 /// The meeting place of those who hold and of the one who looks.
-#[derive(Default)]
 pub(crate) struct Watch {
     /// Somebody ticks.
     kept: AtomicBool,
@@ -36,7 +37,106 @@ pub(crate) struct Watch {
     ticks: AtomicU32,
     /// The loop holds answers.
     loop_holds: AtomicBool,
+    /// One for each thread that runs the application.
+    posts: Box<[Post]>,
+    /// Calls are counted, and the watch called for each.
+    counts_calls: bool,
+}
+
+/// Where a thread leaves word before it goes to the application.
+#[derive(Default)]
+struct Post {
     held: Mutex<Latest>,
+    /// Calls begun and ended: odd while one is under way.
+    calls: AtomicU32,
+}
+
+impl Post {
+    fn held(&self) -> MutexGuard<'_, Latest> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what has been held here for a whole tick. Whether there was nothing new.
+    fn tick(&self) -> bool {
+        let mut latest = self.held();
+        if latest.seen != latest.count {
+            latest.seen = latest.count;
+            return false;
+        }
+        let Some(holder) = latest.holder.take() else { return true };
+        drop(latest);
+        if holder.send_held() {
+            return true;
+        }
+        // The peer does not take all of it now: the next look tries again, unless there is a later holder.
+        self.held().holder.get_or_insert(holder);
+        false
+    }
+}
+
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    /// Something is held, or goes on: look again.
+    No,
+    /// Nothing; so far ahead there will be something by itself.
+    Until(Option<Duration>),
+}
+
+/// How long the calls under way have been running, by the watch's own book.
+pub(crate) struct LongCalls {
+    limits: [(bool, Duration); 2],
+    seen: Vec<Seen>,
+}
+
+/// A call as it was seen first.
+#[derive(Clone, Copy)]
+struct Seen {
+    number: u32,
+    since: Instant,
+    /// Which of the limits have been told.
+    told: [bool; 2],
+}
+
+impl LongCalls {
+    /// `slow` and `over_time`: what is told of a call that takes longer; zero: nothing is.
+    pub(crate) fn new(slow: Duration, over_time: Duration) -> LongCalls {
+        LongCalls { limits: [(false, slow), (true, over_time)], seen: Vec::new() }
+    }
+
+    /// One look: tells `found` of calls that have come to take long. How far ahead the next may.
+    pub(crate) fn look(&mut self, watch: &Watch, now: Instant, mut found: impl FnMut(&LongCall)) -> Option<Duration> {
+        if self.limits.iter().all(|(_, limit)| limit.is_zero()) {
+            return None;
+        }
+        let mut next: Option<Duration> = None;
+        for (post, place) in watch.posts.iter().enumerate() {
+            let number = place.calls.load(Ordering::SeqCst);
+            if post == self.seen.len() {
+                self.seen.push(Seen { number: 0, since: now, told: [false; 2] });
+            }
+            let seen = &mut self.seen[post];
+            if number.is_multiple_of(2) {
+                continue;
+            }
+            if seen.number != number {
+                *seen = Seen { number, since: now, told: [false; 2] };
+            }
+            let so_far = now.saturating_duration_since(seen.since);
+            for ((is_over_time, limit), told) in self.limits.iter().zip(&mut seen.told) {
+                if *told || limit.is_zero() {
+                    continue;
+                }
+                if so_far >= *limit {
+                    *told = true;
+                    found(&LongCall { post, number, so_far, is_over_time: *is_over_time });
+                } else {
+                    next = Some(next.map_or(*limit - so_far, |next| next.min(*limit - so_far)));
+                }
+            }
+        }
+        next
+    }
 }
 
 #[derive(Default)]
@@ -48,6 +148,20 @@ struct Latest {
 }
 
 impl Watch {
+    /// Over so many threads. `counts_calls`: it looks at how long calls take, too.
+    pub(crate) fn new(threads: usize, counts_calls: bool) -> Watch {
+        Watch {
+            kept: AtomicBool::new(false),
+            awake: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            keeper: OnceLock::new(),
+            ticks: AtomicU32::new(0),
+            loop_holds: AtomicBool::new(false),
+            posts: (0..threads.max(1)).map(|_| Post::default()).collect(),
+            counts_calls,
+        }
+    }
+
     /// From now on somebody ticks: `keeper`, or whoever wakes by itself.
     pub(crate) fn begin(&self, keeper: Option<Thread>) {
         if let Some(keeper) = keeper {
@@ -86,7 +200,7 @@ impl Watch {
     }
 
     /// Calls the watch if it sleeps.
-    fn call(&self) {
+    pub(crate) fn call(&self) {
         if !self.awake.load(Ordering::SeqCst)
             && !self.awake.swap(true, Ordering::SeqCst)
             && let Some(keeper) = self.keeper.get()
@@ -95,9 +209,31 @@ impl Watch {
         }
     }
 
-    /// Leaves word of what is held by `holder`, who is about to be away. The latest counts; the one before has come back.
-    pub(crate) fn hold(&self, holder: Arc<dyn Held>) {
-        let mut latest = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The thread at `post` goes to the application: the number of the call.
+    pub(crate) fn begin_call(&self, post: usize) -> u32 {
+        if !self.counts_calls {
+            return 0;
+        }
+        let calls = &self.posts[post].calls;
+        let number = calls.load(Ordering::Relaxed).wrapping_add(1); // nobody else writes
+        // Either this is seen by the watch before it sleeps, or the call behind it finds it asleep.
+        calls.store(number, Ordering::SeqCst);
+        self.call();
+        number
+    }
+
+    /// The thread at `post` is back.
+    pub(crate) fn end_call(&self, post: usize) {
+        if self.counts_calls {
+            let calls = &self.posts[post].calls;
+            calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        }
+    }
+
+    /// Leaves word of what is held by `holder`, who is about to be away. The latest at a post counts; the one before has
+    /// come back.
+    pub(crate) fn hold(&self, post: usize, holder: Arc<dyn Held>) {
+        let mut latest = self.posts[post].held();
         let before = latest.holder.replace(holder);
         latest.count = latest.count.wrapping_add(1);
         self.call();
@@ -108,35 +244,24 @@ impl Watch {
     /// One look: sends what has been held for a whole tick. Whether there was nothing new.
     pub(crate) fn tick(&self) -> bool {
         self.ticks.fetch_add(1, Ordering::Relaxed);
-        let mut latest = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if latest.seen != latest.count {
-            latest.seen = latest.count;
-            return false;
-        }
-        let Some(holder) = latest.holder.take() else { return true };
-        drop(latest);
-        if holder.send_held() {
-            return true;
-        }
-        // The peer does not take all of it now: the next look tries again, unless there is a later holder.
-        let mut latest = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.holder.get_or_insert(holder);
-        false
+        self.posts.iter().fold(true, |is_quiet, post| post.tick() & is_quiet)
     }
 
-    /// Ticks by `tick`, which says whether all is quiet, until the end.
-    pub(crate) fn keep(&self, tick: impl Fn() -> bool) {
+    /// Ticks by `tick` until the end.
+    pub(crate) fn keep(&self, mut tick: impl FnMut() -> Quiet) {
         let mut quiet = 0;
         while !self.ended.load(Ordering::Acquire) {
             if quiet < QUIET_TICKS {
                 thread::park_timeout(TICK);
-                quiet = if tick() { quiet + 1 } else { 0 };
+                quiet = if tick() == Quiet::No { 0 } else { quiet + 1 };
                 continue;
             }
             // Whoever holds something from here on calls; whoever held something before is seen by this last look.
             self.awake.store(false, Ordering::SeqCst);
-            if tick() {
-                thread::park();
+            match tick() {
+                Quiet::No => {}
+                Quiet::Until(None) => thread::park(),
+                Quiet::Until(Some(time)) => thread::park_timeout(time),
             }
             self.awake.store(true, Ordering::SeqCst);
             quiet = 0;

@@ -27,6 +27,8 @@ impl<S: Socket> App<S> for Book {
     type Stream = u32;
     type Desk = ();
 
+    fn desk(&self, _post: usize) {}
+
     fn call(
         &self,
         _desk: &mut (),

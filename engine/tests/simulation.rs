@@ -79,6 +79,8 @@ impl App<SimSocket> for Anything {
     type Stream = Stream;
     type Desk = ();
 
+    fn desk(&self, _post: usize) {}
+
     fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (mut reply, _) = self.work(reply);

@@ -54,6 +54,8 @@ impl App<SimSocket> for Slow {
     type Stream = Stream;
     type Desk = ();
 
+    fn desk(&self, _post: usize) {}
+
     fn call(
         &self,
         _desk: &mut (),

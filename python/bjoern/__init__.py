@@ -10,7 +10,7 @@ from __future__ import annotations
 import os  # noqa: F401  # programs written for bjoern 3 find os, socket and _bjoern here
 
 from . import _bjoern  # noqa: F401
-from ._bjoern import features, version
+from ._bjoern import RequestTimeout, features, version
 from .drop_in import bind_and_listen, listen, run, server_run
 from .options import Options
 from .server import Server
@@ -30,6 +30,7 @@ __version__ = ".".join(map(str, version))
 __all__ = [
     "DEFAULT_LISTEN_BACKLOG",
     "Options",
+    "RequestTimeout",
     "Server",
     "bind_and_listen",
     "features",

@@ -27,7 +27,12 @@ from .sockets import DEFAULT_LISTEN_BACKLOG
 
 EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
 
-_GROUPS = {"limits": "limits", "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)", "protocol": "protocol"}
+_GROUPS = {
+    "concurrency": "concurrency",
+    "limits": "limits",
+    "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
+    "protocol": "protocol",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -172,8 +177,10 @@ def _labelled(label: str, read: Any, text: Any) -> Any:
 
 def _announcement(server: Server) -> str:
     where = ", ".join(map(url_of, server.addresses))
+    count = server.options.threads
+    threads = "1 thread" if count == 1 else f"{count} threads"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"bjoern {__version__} listening on {where} (pid {os.getpid()}, {python}, 1 thread)"
+    return f"bjoern {__version__} listening on {where} (pid {os.getpid()}, {python}, {threads})"
 
 
 def _explained(error: OSError) -> str:

@@ -143,6 +143,16 @@ class Options(Deferred):
     write_timeout: float = _option(60.0, SECONDS, "timeouts", "without the client taking a byte; then close", 0.001)
     keep_alive: float = _option(75.0, SECONDS, "timeouts", "an idle connection stays open, 0 = one request each")
     graceful_timeout: float = _option(30.0, SECONDS, "timeouts", "for open requests to finish when stopping")
+    threads: int = _option(1, COUNT, "concurrency", "threads that run the application", 1)
+    timeout: float = _option(
+        0.0, SECONDS, "concurrency", "for one call of the application, 0 = no limit; then 503, and RequestTimeout in it"
+    )
+    slow_request: float = _option(
+        0.0, SECONDS, "concurrency", "a call that takes longer is logged once, with its Python stack; 0 = none is"
+    )
+    max_queue: int = _option(
+        0, COUNT, "concurrency", "most requests that wait while all threads are busy, 0 = no limit; more: 503"
+    )
     require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")

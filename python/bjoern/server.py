@@ -8,6 +8,7 @@ Invariant: it closes the sockets it opened and none that it was given.
 from __future__ import annotations
 
 import os
+import sys
 
 from . import addresses
 from ._bjoern import Engine, note_fork
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from .signals import ShutdownSignals
     from .sockets import SocketLike
 
 DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
@@ -97,18 +99,53 @@ class Server:
         with ShutdownSignals(self.stop) as signals:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
-                engine = Engine(self._app, [descriptor(sock) for sock in self.sockets], self.options, self.close)
+                listening = [descriptor(sock) for sock in self.sockets]
+                engine = Engine(
+                    self._app, listening, self.options, self.close, lambda left: self._unfinished(signals, left)
+                )
                 signals.wake(engine.wakeup_fd)
                 self._engine = engine
                 if self._stop is not None:
                     self.stop(self._stop)
                 if ready is not None:
                     ready()
-                engine.run()
+                if self.options.threads == 1:
+                    engine.run()
+                else:
+                    self._run_crew(engine)
             finally:
                 self.close()
                 if self._engine is not None:  # its descriptors go with it
                     self._stats, self._engine = self._engine.stats(), None
+
+    def _run_crew(self, engine: Engine) -> None:
+        """Serves by several threads, while this one hears signals."""
+        import threading
+
+        wanted = self.options.threads
+        # Daemons: a call that never comes back must not keep the process from ending.
+        crew = [threading.Thread(target=engine.work, name=f"bjoern-{n}", daemon=True) for n in range(1, wanted + 1)]
+        for started, thread in enumerate(crew):
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                engine.stop(False)
+                for one in crew[:started]:
+                    one.join()
+                reason = f"only {started} of {wanted} threads could be started ({error})"
+                raise RuntimeError(f"{reason}: give fewer, with threads= or --threads") from None
+        if engine.run():
+            for thread in crew:
+                thread.join()
+
+    def _unfinished(self, signals: ShutdownSignals, requests: list[str]) -> None:
+        """The server has ended, and these requests have not. Where it is a signal that ended it, so is the process."""
+        timeout = f"graceful_timeout={self.options.graceful_timeout:g}"
+        for request in requests:
+            print(f"bjoern: ended without an answer to {request}: it took longer than {timeout}", file=sys.stderr)
+        if self.options.threads == 1:  # the only thread is the one that does not come back
+            self.close()
+            signals.force()
 
     def stop(self, graceful: bool = True) -> None:
         """Makes `run` return: gracefully, with the requests at hand answered within `graceful_timeout`, or at once.

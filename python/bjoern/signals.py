@@ -72,6 +72,14 @@ class ShutdownSignals:
             _die(self._outcome)
         return True
 
+    def force(self) -> None:
+        """Ends the process as the signal would that has been received, if one has: the main thread cannot."""
+        if not self._draining:
+            return
+        number = min(self._draining)
+        _flush()
+        os._exit(128 + number)
+
     def _received(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous[number]
         if os.getpid() != self._process:  # a child that the application forked: the signal is not ours
@@ -114,9 +122,13 @@ class ShutdownSignals:
 
 def _die(number: int) -> None:
     """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()
+    _flush()
     signal.raise_signal(number)
     # Still here: the signal is blocked, or this is process 1 of a container, which the kernel spares.
     raise SystemExit(128 + number)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
+            stream.flush()

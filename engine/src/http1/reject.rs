@@ -61,6 +61,7 @@ rejects! {
     TrailerTooLarge = "trailer_too_large", "431 Request Header Fields Too Large";
     ConnectRefused = "connect_refused", "501 Not Implemented";
     UnknownTransferCoding = "unknown_transfer_coding", "501 Not Implemented";
+    Overloaded = "overloaded", "503 Service Unavailable";
     StorageUnavailable = "storage_unavailable", "503 Service Unavailable";
     VersionNotSupported = "version_not_supported", "505 HTTP Version Not Supported";
 }

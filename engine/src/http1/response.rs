@@ -247,13 +247,17 @@ pub fn finish_head(
     (if bodiless { Nothing } else { framing }, persists)
 }
 
-/// Appends a whole answer without a body that ends the connection: a refusal, or 500.
+/// Appends a whole answer without a body that ends the connection: a refusal, 500, or a 503, which asks to be tried again
+/// in a second (RFC 9110, section 10.2.3).
 pub fn finish_error(status: &str, stamp: &Stamp, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_bytes());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&stamp.date);
     out.extend_from_slice(&stamp.server);
+    if status.starts_with("503") {
+        out.extend_from_slice(b"Retry-After: 1\r\n");
+    }
     out.extend_from_slice(b"Content-Length: 0\r\nConnection: close\r\n\r\n");
 }
 

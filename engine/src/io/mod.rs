@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 pub use platform::block_signals;
-pub use system::{System, SystemSocket, SystemWaker, note_fork};
+pub use system::{Bell, System, SystemSocket, SystemWaker, note_fork};
 
 /// Milliseconds since the server was made, on a clock that never goes back.
 pub type Millis = u64;

@@ -163,6 +163,50 @@ impl Net for System {
     }
 }
 
+/// Wakes one thread that waits for it, from any thread or signal handler.
+pub struct Bell {
+    rung: UnixStream,
+    clapper: UnixStream,
+}
+
+impl Bell {
+    /// One that has not been rung.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn new() -> io::Result<Bell> {
+        let (clapper, rung) = UnixStream::pair()?;
+        clapper.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
+        Ok(Bell { rung, clapper })
+    }
+
+    /// Ends a wait, or the next one.
+    pub fn ring(&self) {
+        let _ = (&self.clapper).write(&[0]); // full: it has been rung often enough
+    }
+
+    /// Waits until it is rung, or a signal comes.
+    ///
+    /// # Errors
+    /// What the kernel says of the wait.
+    pub fn wait(&self) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.rung, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while matches!((&self.rung).read(&mut [0; 64]), Ok(1..)) {}
+        Ok(())
+    }
+}
+
+impl AsFd for Bell {
+    /// The descriptor that rings it when it is written to.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.clapper.as_fd()
+    }
+}
+
 /// A connected socket of the kernel's.
 #[derive(Debug)]
 pub struct SystemSocket(OwnedFd);

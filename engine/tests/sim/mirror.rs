@@ -17,6 +17,8 @@ impl<S: Socket> App<S> for Mirror {
     type Stream = ();
     type Desk = ();
 
+    fn desk(&self, _post: usize) {}
+
     fn call(&self, _desk: &mut (), request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
         let Body::Memory(body) = request.body else { panic!("the cases' bodies stay in memory") };
         let saw = saw(request.method(), request.target(), body);

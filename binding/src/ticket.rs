@@ -1,0 +1,146 @@
+//! What a thread is doing right now, for others to see: which request, since which call; and to interrupt it.
+//! Knows: Python's threads.   Must not know: why somebody asks.
+//! Invariant: an exception raised here meets the call that it was meant for, or none.
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bjoern_engine::LongCall;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyDict, PyList};
+
+use crate::ffi::raise_in_thread;
+use crate::wsgi::Lent;
+
+pyo3::create_exception!(
+    bjoern,
+    RequestTimeout,
+    pyo3::exceptions::PyBaseException,
+    "A call of the application took longer than the option `timeout`.\n\nRaised in the thread of that call, wherever it is in \
+     Python code. Like asyncio.CancelledError it is no Exception, so that `except Exception` does not swallow it."
+);
+
+/// One thread that runs the application.
+pub struct Ticket {
+    /// As `threading.get_ident()` has it.
+    thread: u64,
+    call: Mutex<Option<Call>>,
+}
+
+struct Call {
+    number: u32,
+    environ: Py<PyDict>,
+    lent: Arc<Lent>,
+    /// RequestTimeout has been raised in it, and may not have come to pass yet.
+    raised: bool,
+}
+
+impl Ticket {
+    /// For the calling thread.
+    ///
+    /// # Errors
+    /// What importing `_thread` raises.
+    pub fn new(py: Python<'_>) -> PyResult<Ticket> {
+        let thread = py.import(intern!(py, "_thread"))?.call_method0(intern!(py, "get_ident"))?.extract()?;
+        Ok(Ticket { thread, call: Mutex::default() })
+    }
+
+    /// A call begins.
+    pub fn enter(&self, py: Python<'_>, number: u32, environ: &Py<PyDict>, lent: &Arc<Lent>) {
+        let call = Call { number, environ: environ.clone_ref(py), lent: lent.clone(), raised: false };
+        *self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    /// The call has ended.
+    pub fn leave(&self, py: Python<'_>) {
+        let call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).take();
+        if call.is_some_and(|call| call.raised) {
+            raise_in_thread(py, self.thread, None); // what has not come to pass must not meet the next call
+        }
+    }
+
+    /// Whether a call is under way.
+    pub fn is_in_call(&self, py: Python<'_>) -> bool {
+        self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Refuses or cuts the response, if its call is still under way. Needs no interpreter.
+    pub fn time_out(&self, number: u32) {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = call.as_ref().filter(|call| call.number == number) {
+            call.lent.time_out();
+        }
+    }
+
+    /// Raises RequestTimeout in the call, if it is still under way.
+    pub fn interrupt(&self, py: Python<'_>, number: u32) {
+        let mut call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = call.as_mut().filter(|call| call.number == number) {
+            call.raised = true;
+            raise_in_thread(py, self.thread, Some(&py.get_type::<RequestTimeout>()));
+        }
+    }
+
+    /// The request under way, as `GET /path`; of `number` only, where one is given.
+    pub fn request(&self, py: Python<'_>, number: Option<u32>) -> Option<String> {
+        let call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let named = call.as_ref().filter(|call| number.is_none_or(|number| call.number == number));
+        let environ = named.map(|call| call.environ.bind(py).clone());
+        drop(call);
+        let environ = environ?;
+        let text = |key: &str| {
+            let value = environ.get_item(key).ok().flatten();
+            value.map_or_else(|| "?".to_owned(), |value| escaped(&value.to_string()))
+        };
+        Some(format!("{} {}", text("REQUEST_METHOD"), text("RAW_URI")))
+    }
+
+    /// The thread's Python stack, as a traceback shows it.
+    ///
+    /// # Errors
+    /// What `traceback` raises.
+    pub fn stack(&self, py: Python<'_>) -> PyResult<String> {
+        let frames = py.import(intern!(py, "sys"))?.call_method0(intern!(py, "_current_frames"))?;
+        let Some(frame) = frames.cast::<PyDict>()?.get_item(self.thread)? else { return Ok(String::new()) };
+        let lines = py.import(intern!(py, "traceback"))?.call_method1(intern!(py, "format_stack"), (frame,))?;
+        lines.cast::<PyList>()?.iter().map(|line| line.extract::<String>()).collect()
+    }
+
+    /// Tells of a call that takes long, and interrupts it where its time is over.
+    ///
+    /// # Errors
+    /// What writing to `sys.stderr` raises.
+    pub fn report(&self, py: Python<'_>, call: &LongCall, limit: Duration) -> PyResult<()> {
+        let Some(request) = self.request(py, Some(call.number)) else { return Ok(()) };
+        let (so_far, limit) = (call.so_far.as_secs_f64(), limit.as_secs_f64());
+        let mut text = format!("bjoern: {request} has been running for {so_far:.1} s, longer than ");
+        // Infallible: it is a String.
+        let _ = match call.is_over_time {
+            true => write!(text, "timeout={limit}: its client is answered, and RequestTimeout raised in it"),
+            false => write!(text, "slow_request={limit}"),
+        };
+        let stack = self.stack(py)?;
+        say(py, &format!("{text}; it is here:\n{stack}"))
+    }
+}
+
+/// Writes to `sys.stderr`, with one call.
+///
+/// # Errors
+/// What it raises.
+pub fn say(py: Python<'_>, text: &str) -> PyResult<()> {
+    let errors = py.import(intern!(py, "sys"))?.getattr(intern!(py, "stderr"))?;
+    if errors.is_none() {
+        return Ok(());
+    }
+    errors.call_method1(intern!(py, "write"), (text,))?;
+    errors.call_method0(intern!(py, "flush")).map(drop)
+}
+
+/// A target as a log can show it: control characters and what is not ASCII are escaped, and it ends somewhere.
+fn escaped(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_default).collect()
+}

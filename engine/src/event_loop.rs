@@ -1,0 +1,528 @@
+//! What the leader holds: connections, what they wait for, the poller; accept, deadlines, drain.
+//! Knows: `io`, connections as wholes.   Must not know: HTTP, the application's language, which thread leads.
+//! Invariant: a connection that is out has an empty slot, in which its news are kept.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, UNIX_EPOCH};
+
+use slab::Slab;
+
+use crate::app::{App, Wake};
+use crate::config::Config;
+use crate::connection::{Connection, Desk, Turn, Verdict};
+use crate::counters::Counters;
+use crate::io::{Event, Millis, Net, Readiness};
+use crate::server::Server;
+use crate::timeouts::{Timeout, Timeouts};
+use crate::watch::Watch;
+
+/// Connections taken from one listener's queue in a turn, before those that are open have theirs.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long accepting rests after the process or the system ran out of something.
+const ACCEPT_PAUSE: Millis = 100;
+
+/// For the peer to close after the last answer.
+const LINGER: Millis = 5_000;
+
+/// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
+const DRAIN_FIRST_REQUEST: Millis = 1_000;
+
+/// Descriptors kept for everything but connections, where `max_connections` is left to the server.
+const RESERVED_FILES: u64 = 64;
+
+/// The longest wait while connections are out: their deadlines begin when the leader sees that they are back.
+const WAIT_FOR_RETURNS: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new connections; until when.
+    Draining(Millis),
+    /// Everything is closed.
+    Aborted,
+}
+
+/// A connection and what is known of it while it is out, being served.
+struct Slot<N: Net, A: App<N::Socket>> {
+    connection: Option<Box<Connection<N::Socket, A>>>,
+    /// News that came while it was out.
+    news: Readiness,
+    /// It waits in a queue for its turn.
+    queued: bool,
+    /// The poller knows it. One that ends with its first answer is never registered.
+    registered: bool,
+    /// A deadline of this kind has passed.
+    expired: Option<Timeout>,
+    /// What the poller calls it; never the same twice for one token.
+    name: usize,
+}
+
+/// A connection to be served, by whoever took it from the loop.
+pub(crate) struct Task<N: Net, A: App<N::Socket>> {
+    pub(crate) token: usize,
+    pub(crate) connection: Box<Connection<N::Socket, A>>,
+    pub(crate) expired: Option<Timeout>,
+    /// The poller knows it.
+    pub(crate) registered: bool,
+}
+
+/// What the leader does next.
+pub(crate) enum Next<N: Net, A: App<N::Socket>> {
+    /// Goes out to serve a connection.
+    Serve(Task<N, A>),
+    /// Abandons connections that could not be kept: not while it holds the loop, since that may call the application.
+    Abandon(Vec<Box<Connection<N::Socket, A>>>),
+    /// Nothing more: the server has ended.
+    End,
+}
+
+/// How a connection comes back; nothing where it is over.
+pub(crate) type Returned<S, A> = Option<(Box<Connection<S, A>>, Verdict)>;
+
+/// What only one thread at a time can hold.
+pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
+    net: N,
+    events: Vec<Event>,
+    slots: Slab<Slot<N, A>>,
+    timeouts: Timeouts,
+    /// Connections with something to do, in the order in which it became known.
+    ready: VecDeque<usize>,
+    /// Those whose request is whole and waits for a thread, or that go on with a response: see [`Loop::usher`].
+    waiting: VecDeque<usize>,
+    /// How many of them are requests.
+    queued_requests: usize,
+    /// Connections that are out.
+    out: usize,
+    /// Tasks handed out, now and at the watch's last look.
+    departures: u32,
+    departures_seen: u32,
+    /// Connections that could not be kept.
+    lost: Vec<Box<Connection<N::Socket, A>>>,
+    /// The waker was used, and the application's runtime has not been told.
+    unheard: bool,
+    /// Those that have used up their budget: their next turn comes after the others' and a look at the poller.
+    later: Vec<usize>,
+    /// Connections whose answers are held until the end of the turn.
+    holding: Vec<usize>,
+    /// How often such answers have been sent, now and at the watch's last look.
+    releases: u32,
+    releases_seen: u32,
+    /// Listeners whose queue has not been seen empty since it was last reported.
+    accepting: Vec<bool>,
+    accept_resumes: Option<Millis>,
+    max_connections: usize,
+    pub(crate) phase: Phase,
+    /// The calendar's second, since 1970, as of the last wait.
+    pub(crate) second: u64,
+    /// Connections so far, for their names.
+    admitted: usize,
+}
+
+/// Half of a poller's name is the token. The rest tells a connection from one that had the token before: a forked
+/// child keeps such a socket open, and the kernel goes on reporting it.
+const TOKEN_BITS: u32 = usize::BITS / 2;
+const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
+
+impl<N: Net, A: App<N::Socket>> Loop<N, A> {
+    pub(crate) fn new(net: N, config: &Config) -> Self {
+        let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(Millis::MAX);
+        let timeouts = Timeouts::new(|kind| match kind {
+            Timeout::Head => millis(config.header_timeout),
+            Timeout::Body => millis(config.body_timeout),
+            Timeout::Write => millis(config.write_timeout),
+            Timeout::KeepAlive => millis(config.keep_alive),
+            Timeout::Linger => LINGER,
+            Timeout::Drain => DRAIN_FIRST_REQUEST,
+        });
+        let max_connections = match config.max_connections {
+            0 => net.open_files().map_or(usize::MAX, |files| {
+                usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX)
+            }),
+            limit => limit,
+        };
+        Loop {
+            accepting: vec![false; net.listeners()],
+            net,
+            events: Vec::new(),
+            slots: Slab::new(),
+            timeouts,
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            queued_requests: 0,
+            out: 0,
+            departures: 0,
+            departures_seen: 0,
+            lost: Vec::new(),
+            unheard: false,
+            later: Vec::new(),
+            holding: Vec::new(),
+            releases: 0,
+            releases_seen: 0,
+            accept_resumes: None,
+            max_connections,
+            phase: Phase::Serving,
+            second: 0,
+            admitted: 0,
+        }
+    }
+
+    /// What is to be done next, waited for where there is nothing.
+    ///
+    /// # Errors
+    /// What the kernel says of the poller.
+    pub(crate) fn next(&mut self, server: &Server<N, A>) -> io::Result<Next<N, A>> {
+        loop {
+            self.take_returned(server);
+            if self.phase == Phase::Aborted {
+                return Ok(Next::End);
+            }
+            if !self.lost.is_empty() {
+                return Ok(Next::Abandon(std::mem::take(&mut self.lost)));
+            }
+            while let Some(token) = self.waiting.pop_front().or_else(|| self.ready.pop_front()) {
+                if let Some(task) = self.hand_out(token) {
+                    return Ok(Next::Serve(task));
+                }
+            }
+            self.release(&server.watch);
+            if !self.ready.is_empty() {
+                continue; // who could not send all of it
+            }
+            match self.phase {
+                Phase::Draining(_) if self.slots.is_empty() => return Ok(Next::End),
+                Phase::Draining(until) if self.net.elapsed() >= until => return Ok(Next::End),
+                _ => self.wait(server)?,
+            }
+        }
+    }
+
+    /// Takes the connection out of its slot, to be served.
+    fn hand_out(&mut self, token: usize) -> Option<Task<N, A>> {
+        let slot = self.slots.get_mut(token)?;
+        slot.queued = false;
+        let connection = slot.connection.take()?;
+        self.queued_requests -= usize::from(connection.queued);
+        self.out += 1;
+        self.departures = self.departures.wrapping_add(1);
+        Some(Task { token, connection, expired: slot.expired.take(), registered: slot.registered })
+    }
+
+    /// Whether others wait for their turn.
+    pub(crate) fn is_crowded(&self) -> bool {
+        !self.ready.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Takes what other threads have served and handed in.
+    fn take_returned(&mut self, server: &Server<N, A>) {
+        for (token, returned) in server.crew.take() {
+            match returned {
+                Some((connection, verdict)) => self.settle(token, connection, verdict, server),
+                None => self.forget(token, server),
+            }
+        }
+    }
+
+    /// Sends the answers that were held.
+    fn release(&mut self, watch: &Watch) {
+        self.releases = self.releases.wrapping_add(1);
+        if self.holding.is_empty() {
+            return;
+        }
+        watch.loop_released();
+        let mut holding = std::mem::take(&mut self.holding);
+        for token in holding.drain(..) {
+            if let Some(slot) = self.slots.get_mut(token)
+                && let Some(connection) = &mut slot.connection
+                && std::mem::take(&mut connection.holds)
+                && !connection.release()
+            {
+                self.enqueue(token);
+            }
+        }
+        self.holding = holding;
+    }
+
+    /// A look of the watch: sends the answers that were held at the last one and still are. Whether the leader has been
+    /// out since then, for the same errand.
+    pub(crate) fn look(&mut self, watch: &Watch) -> bool {
+        if self.releases == self.releases_seen {
+            self.release(watch);
+        }
+        self.releases_seen = self.releases;
+        let is_stuck = self.departures == self.departures_seen && self.out > 0;
+        self.departures_seen = self.departures;
+        is_stuck
+    }
+
+    /// Waits for news and queues the connections they concern.
+    fn wait(&mut self, server: &Server<N, A>) -> io::Result<()> {
+        let timeout = self.time_to_wait();
+        let (net, events) = (&mut self.net, &mut self.events);
+        server.app.blocking(|| net.wait(timeout, events))?;
+        self.take_returned(server); // before its news
+        self.sort(server);
+        if std::mem::take(&mut self.unheard) {
+            self.woken(server);
+        }
+        Ok(())
+    }
+
+    /// Stands in for the leader while all threads are out: takes what has come, as far as that needs no application. A
+    /// request that is whole waits for a thread, and is refused where `max_queue` of them do already.
+    ///
+    /// # Errors
+    /// What the kernel says of the poller.
+    pub(crate) fn usher(&mut self, desk: &mut Desk<A::Desk>, server: &Server<N, A>) -> io::Result<()> {
+        self.take_returned(server);
+        self.net.wait(Some(Duration::ZERO), &mut self.events)?;
+        self.sort(server);
+        desk.stamp(self.second, &server.config);
+        let draining = self.phase != Phase::Serving;
+        let turn = Turn { draining, may_call: false, ..server.turn() };
+        while let Some(token) = self.ready.pop_front() {
+            let Some(Task { connection, expired, .. }) = self.hand_out(token) else { continue };
+            let (mut connection, mut verdict) = match expired {
+                _ if connection.needs_app() => (connection, Verdict::Queued),
+                Some(timeout) => connection.expire(timeout, desk, &turn),
+                None => connection.serve(desk, &turn),
+            };
+            if connection.queued && self.queued_requests >= server.config.max_queue {
+                (connection, verdict) = connection.shed(desk, &turn);
+            }
+            self.settle(token, connection, verdict, server);
+        }
+        self.lost.clear(); // none has a response under way
+        self.departures_seen = self.departures;
+        Ok(())
+    }
+
+    /// Queues the connections that the last wait's news concern, and those whose deadline has come.
+    fn sort(&mut self, server: &Server<N, A>) {
+        let now = self.net.elapsed();
+        self.second = self.net.calendar().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Woken => self.unheard = true,
+                Event::Listener(index) => {
+                    if let Some(accepting) = self.accepting.get_mut(index) {
+                        *accepting = true;
+                    }
+                }
+                Event::Socket(name, news) => {
+                    let token = name & TOKEN_MASK;
+                    if self.slots.get(token).is_some_and(|slot| slot.name == name) {
+                        self.note(token, news, server);
+                    }
+                }
+            }
+        }
+        self.events = events;
+        self.accept(server, now);
+        while let Some((token, timeout)) = self.timeouts.expired(now) {
+            // One that is out moves on by itself.
+            if let Some(slot) = self.slots.get_mut(token)
+                && slot.connection.is_some()
+            {
+                slot.expired = Some(timeout);
+                self.enqueue(token);
+            }
+        }
+        self.ready.extend(self.later.drain(..));
+    }
+
+    fn time_to_wait(&self) -> Option<Duration> {
+        let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
+        if self.unheard || !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
+            return Some(Duration::ZERO);
+        }
+        let drained = match self.phase {
+            Phase::Draining(until) => Some(until),
+            _ => None,
+        };
+        let next =
+            [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min();
+        let until = next.map(|next| Duration::from_millis(next.saturating_sub(self.net.elapsed())));
+        if self.out == 0 { until } else { Some(until.unwrap_or(WAIT_FOR_RETURNS).min(WAIT_FOR_RETURNS)) }
+    }
+
+    /// News of a connection.
+    fn note(&mut self, token: usize, news: Readiness, server: &Server<N, A>) {
+        let Some(slot) = self.slots.get_mut(token) else { return };
+        let Some(connection) = &mut slot.connection else {
+            slot.news.merge(news);
+            if server.crew.miss(token) {
+                self.take_returned(server);
+            }
+            return;
+        };
+        if connection.cares_for(news) {
+            self.enqueue(token);
+        }
+    }
+
+    fn enqueue(&mut self, token: usize) {
+        if let Some(slot) = self.slots.get_mut(token)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.ready.push_back(token);
+        }
+    }
+
+    /// Takes back a connection that has been served; one that cannot be kept is lost.
+    pub(crate) fn settle(
+        &mut self,
+        token: usize,
+        connection: Box<Connection<N::Socket, A>>,
+        verdict: Verdict,
+        server: &Server<N, A>,
+    ) {
+        let slot = &mut self.slots[token];
+        // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
+        let kept =
+            verdict != Verdict::Close && (slot.registered || self.net.add(slot.name, &connection.socket).is_ok());
+        if !kept {
+            self.forget(token, server);
+            if verdict != Verdict::Close {
+                self.lost.push(connection);
+            }
+            return;
+        }
+        self.out -= 1;
+        slot.registered = true;
+        self.queued_requests += usize::from(connection.queued);
+        if connection.holds {
+            self.holding.push(token);
+            server.watch.loop_holds();
+        }
+        slot.connection = Some(connection);
+        let news = std::mem::take(&mut slot.news);
+        match verdict {
+            Verdict::Wait { timeout, renewed } => {
+                if renewed || self.timeouts.armed(token) != Some(timeout) {
+                    self.timeouts.arm(token, timeout, self.net.elapsed());
+                }
+            }
+            Verdict::Again | Verdict::Close => {
+                self.timeouts.disarm(token);
+                slot.queued = true;
+                self.later.push(token);
+            }
+            Verdict::Queued => {
+                self.timeouts.disarm(token);
+                slot.queued = true;
+                self.waiting.push_back(token);
+            }
+        }
+        if news != Readiness::default() {
+            server.crew.meet(token);
+            self.note(token, news, server);
+        }
+    }
+
+    /// Takes away the slot of a connection that was out, and is over.
+    fn forget(&mut self, token: usize, server: &Server<N, A>) {
+        let slot = self.slots.remove(token);
+        if slot.news != Readiness::default() {
+            server.crew.meet(token);
+        }
+        self.out -= 1;
+        self.timeouts.disarm(token);
+        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+    }
+
+    // --- accepting ---
+
+    fn accept(&mut self, server: &Server<N, A>, now: Millis) {
+        if self.accept_resumes.is_some_and(|resumes| resumes > now) {
+            return;
+        }
+        self.accept_resumes = None;
+        for index in 0..self.accepting.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
+                    break;
+                }
+                match self.net.accept(index) {
+                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index), server),
+                    Err(error) => self.accept_failed(index, &error, server, now),
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, connection: Box<Connection<N::Socket, A>>, server: &Server<N, A>) {
+        let news = Readiness::default();
+        let connection = Some(connection);
+        self.admitted = self.admitted.wrapping_add(1) & (TOKEN_MASK >> 1); // below the names of listeners
+        let name = self.admitted << TOKEN_BITS | self.slots.vacant_key();
+        let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None, name });
+        Counters::count(&server.counters.connections);
+        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+        self.enqueue(token);
+    }
+
+    fn accept_failed(&mut self, index: usize, error: &io::Error, server: &Server<N, A>, now: Millis) {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.accepting[index] = false,
+            // The peer was gone before its turn: the next in the queue.
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+            // Out of descriptors or memory: the queue stays, and is looked at again when some may be free.
+            _ => {
+                Counters::count(&server.counters.accept_errors);
+                self.accept_resumes = Some(now + ACCEPT_PAUSE);
+                self.accepting[index] = true;
+            }
+        }
+    }
+
+    // --- the end ---
+
+    fn woken(&mut self, server: &Server<N, A>) {
+        let runtime = server.app.woken();
+        let now = self.net.elapsed();
+        if server.control.is_aborting() {
+            self.phase = Phase::Aborted;
+        } else if server.control.is_stopping() || runtime == Wake::Drain {
+            self.drain(server, now);
+        }
+    }
+
+    /// Accepts what waits, stops listening, and gives every connection a last look.
+    fn drain(&mut self, server: &Server<N, A>, now: Millis) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
+        self.phase = Phase::Draining(now.saturating_add(graceful));
+        self.accepting.fill(true);
+        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
+        {
+            self.accept(server, now);
+        }
+        self.net.stop_listening();
+        self.accepting.clear();
+        self.accept_resumes = None;
+        let tokens: Vec<usize> = self.slots.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            // A request may have come that the poller has not told yet.
+            self.note(token, Readiness { readable: true, ..Readiness::default() }, server);
+        }
+    }
+
+    /// Stops listening, and gives back what is to be abandoned.
+    pub(crate) fn close_all(&mut self, server: &Server<N, A>) -> Vec<Box<Connection<N::Socket, A>>> {
+        self.net.stop_listening();
+        self.ready.clear();
+        self.waiting.clear();
+        self.later.clear();
+        let mut left = std::mem::take(&mut self.lost);
+        left.extend(self.slots.drain().filter_map(|slot| slot.connection));
+        server.counters.open.store(0, Ordering::Relaxed);
+        left
+    }
+}
