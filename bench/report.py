@@ -347,9 +347,9 @@ def _panel(workload: Workload, cells: dict[str, Cell]) -> str:
 
 def text(results: Results) -> str:
     """For a terminal."""
-    parts = [where(results), spread(results)]
+    parts = [where(results)]
     if any(workload.name in results["workloads"] for workload in WORKLOADS):
-        parts += [table(results), ratios(results), memory(results), unfit(results)]
+        parts += [spread(results), table(results), ratios(results), memory(results), unfit(results)]
     if any(workload.name in results["workloads"] for workload in THREADED):
         parts += [threads(results), thread_targets(results), thread_unfit(results)]
     return "\n".join(parts) + f"\n{results['minutes']} minutes\n"

@@ -371,7 +371,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "versions": _versions(present),
+        "versions": _versions(present, options.free_threaded),
         "rounds": options.rounds,
         "absent": absent,
         "workloads": {},
@@ -380,13 +380,14 @@ def main() -> None:
         driver = Driver(Path(scratch), options.factor, options.free_threaded)
         for workload in EVERYTHING:
             if not options.workload or workload.name in options.workload:
-                results["workloads"][workload.name] = take_turns(driver, present, workload, options.rounds)
+                rounds = options.rounds * workload.times
+                results["workloads"][workload.name] = take_turns(driver, present, workload, rounds)
     results["minutes"] = round((time.monotonic() - started) / 60, 1)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(report.text(results))
 
 
-def _versions(present: Sequence[Peer]) -> Mapping[str, str]:
+def _versions(present: Sequence[Peer], free_threaded: str | None) -> Mapping[str, str]:
     installed = peers.versions()
     own = subprocess.run(
         [peers.PYTHON, "-c", "import bjoern; print(bjoern.__version__)"],
@@ -397,7 +398,12 @@ def _versions(present: Sequence[Peer]) -> Mapping[str, str]:
     if own.returncode:
         sys.exit(f"the extension is not built for {peers.PYTHON}: `make build` first\n{own.stderr}")
     names = {peer.distribution for peer in present} | {"flask", "django"}
-    return {"bjoern-rs": own.stdout.strip()} | {name: installed[name] for name in sorted(names) if name in installed}
+    found = {"bjoern-rs": own.stdout.strip()} | {name: installed[name] for name in sorted(names) if name in installed}
+    if free_threaded and any(peer in LOOPS for peer in present):
+        asked = [free_threaded, "-c", "import platform; print(platform.python_version())"]
+        answer = subprocess.run(asked, check=True, capture_output=True, text=True)
+        found["free-threaded CPython"] = answer.stdout.strip()
+    return found
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class Workload:
     closes: bool = False  # every answer is the last of its connection
     only: tuple[str, ...] = ()  # peers that can do it at all; empty: all of `PEERS` are asked
     subject: str = BJOERN  # the peer whose targets these are
+    times: int = 1  # as many rounds as the others have; more where a few percent decide
     shown: tuple[Measure, ...] = ("total",)  # in the table of threads, a row each
     cores: int = 1  # the server's; more than one: the client shares one of them where the machine has no other
 
@@ -233,6 +234,7 @@ THREADED = (
         apps.HELLO,
         (Target("total", 1.03, ONE_THREAD),),
         seconds=1.2,
+        times=2,
         only=CREW,
         subject=BJOERN_THREADS,
     ),
@@ -244,6 +246,7 @@ THREADED = (
         apps.HELLO,
         (Target("total", 1.03, ONE_THREAD),),
         seconds=1.2,
+        times=2,
         only=CREW,
         subject=BJOERN_THREADS,
     ),
