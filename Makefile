@@ -21,7 +21,7 @@ help:
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
-	@echo "make bench   this server beside others: CPU time per request"
+	@echo "make bench   this server beside others: CPU time per request, with one thread and with sixteen"
 	@echo "make instructions  the instructions of a request, compared with the last counts; UPDATE=1 records them"
 	@echo "make build   the release extension in $(VENV)"
 	@echo "make clean   remove what was built"
@@ -98,10 +98,11 @@ fuzz:
 	cd engine && for target in head chunked connection; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
 
-# Needs wrk and util-linux. About 11 minutes; QUICK=1 prints rough numbers after 3.
+# Needs wrk and util-linux. About 17 minutes; QUICK=1 prints rough numbers after 4. FREE_THREADED=PYTHON: that
+# interpreter, for which python/ has to hold the extension too, serves what needs one.
 .PHONY: bench
 bench: build .venv-bench/unavailable.json
-	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick) $(if $(FREE_THREADED),--free-threaded $(FREE_THREADED))
 	$(if $(QUICK),,$(BIN)/python bench/report.py --write)
 
 .venv-bench/unavailable.json: bench/requirements.txt bench/peers.py

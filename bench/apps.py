@@ -7,7 +7,8 @@ Flask's and Django's pages are modules of their own, so that the others do not i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ BLOCK = b"x" * 1024
 BLOCKS = 100
 LARGE = b"x" * 10_000_000
 READ_SIZE = 64 * 1024  # bytes a read, as frameworks take their uploads
+TURNS_A_MS = 65_000  # of an empty loop, in about a millisecond: counted once (CPython 3.11), the same for everyone
 
 PLAIN = ("Content-Type", "text/plain")
 
@@ -66,3 +68,24 @@ def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[
     start_response("200 OK", [PLAIN])
     for _ in range(BLOCKS):
         yield BLOCK
+
+
+def _compute(milliseconds: int) -> None:
+    for _ in range(milliseconds * TURNS_A_MS):
+        pass
+
+
+# What a page does before it says hello: wait, as for a database, or compute, and keep the GIL if there is one.
+WORK: dict[str, Callable[[], None]] = {
+    "/": lambda: None,
+    "/sleep10": lambda: time.sleep(0.010),
+    "/sleep100": lambda: time.sleep(0.100),
+    "/compute1": lambda: _compute(1),
+    "/compute50": lambda: _compute(50),
+}
+
+
+def busy(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Says hello after the work that the path names."""
+    WORK[environ["PATH_INFO"]]()
+    return hello(environ, start_response)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,8 @@ class Peer:
     """One server in one configuration.
 
     `command` is an argument list; `{bin}`, `{module}`, `{app}` and `{port}` stand for the environment's programs,
-    the application's module and name, and the port on 127.0.0.1. `every` = 2: takes part in every second round.
+    the application's module and name, and the port on 127.0.0.1; `{free_threaded}` for the free-threaded CPython that
+    the caller names. `every` = 2: takes part in every second round.
     `collects_bodies`: the application is called once the whole body is there, so that a slow client holds nobody up.
     """
 
@@ -38,18 +39,19 @@ class Peer:
     note: str = ""
 
 
-def _call(statement: str) -> tuple[str, ...]:
+def _call(statement: str, python: str = "{bin}/python") -> tuple[str, ...]:
     """The command of a server that is a function to call."""
-    return ("{bin}/python", "-c", "from {module} import {app} as app; " + statement)
+    return (python, "-c", "from {module} import {app} as app; " + statement)
 
 
+OWN = "bjoern-rs"  # the distribution that this checkout is
 BJOERN = "bjoern 4"
 BJOERN_3 = "bjoern 3.2.2"
 GUNICORN = "gunicorn gthread"
 
 # In the order of the tables. bjoern 4 is this checkout's python/, found before the bjoern 3.2.2 that is installed.
 PEERS = (
-    Peer(BJOERN, "bjoern-rs", _call("import bjoern; bjoern.run(app, '127.0.0.1', {port})"), collects_bodies=True),
+    Peer(BJOERN, OWN, _call("import bjoern; bjoern.run(app, '127.0.0.1', {port})"), collects_bodies=True),
     Peer(BJOERN_3, "bjoern", _call("import bjoern; bjoern.run(app, '127.0.0.1', {port})"), collects_bodies=True),
     Peer(
         "fastpysgi",
@@ -99,6 +101,46 @@ PEERS = (
     Peer("cheroot", "cheroot", ("{bin}/cheroot", "--bind", "127.0.0.1:{port}", "{module}:{app}"), every=2),
 )
 
+# The same servers with threads: how each is told.
+THREADS = 16
+_TOLD = {
+    "granian": ("--blocking-threads", str(THREADS)),
+    GUNICORN: ("--threads", str(THREADS)),
+    "uWSGI": ("--threads", str(THREADS)),
+    "waitress": ("--threads", str(THREADS)),
+    "cheroot": ("--threads", str(THREADS)),
+}
+
+
+def with_threads(name: str) -> str:
+    """What a server of `PEERS` is called among `CREWS`."""
+    return f"{name}, {THREADS} threads"
+
+
+def _crew(peer: Peer, told: tuple[str, ...]) -> Peer:
+    program, *arguments = peer.command
+    return replace(peer, name=with_threads(peer.name), command=(program, *told, *arguments), every=2)
+
+
+def _own(name: str, threads: int, python: str = "{bin}/python") -> Peer:
+    run = f"import bjoern; bjoern.run(app, '127.0.0.1', {{port}}, threads={threads})"
+    return Peer(name, OWN, _call(run, python), collects_bodies=True)
+
+
+BJOERN_THREADS = with_threads(BJOERN)
+ONE_THREAD = f"{BJOERN}, 1 thread"
+CREWS = (
+    _own(BJOERN_THREADS, THREADS),
+    _own(ONE_THREAD, 1),
+    *(_crew(peer, _TOLD[peer.name]) for peer in PEERS if peer.name in _TOLD),
+)
+
+# On a free-threaded CPython: a loop for each thread, up to one for each core.
+TWO_LOOPS, ONE_LOOP = f"{BJOERN}, two loops", f"{BJOERN}, one loop"
+LOOPS = (_own(TWO_LOOPS, 2, "{free_threaded}"), _own(ONE_LOOP, 1, "{free_threaded}"))
+
+EVERYONE = (*PEERS, *CREWS, *LOOPS)
+
 
 def unavailable() -> dict[str, str]:
     """Why a distribution could not be installed, by its name. Raises SystemExit where there is no environment."""
@@ -115,6 +157,20 @@ def versions() -> dict[str, str]:
     answer = subprocess.run([PYTHON, "-I", "-c", listing], check=True, capture_output=True, text=True)
     found: dict[str, str] = json.loads(answer.stdout)
     return found
+
+
+def lacks_free_threading(python: str | None) -> str | None:
+    """Why the interpreter at this path cannot run the servers of `LOOPS`; None where it can."""
+    if not python:
+        return "no free-threaded interpreter was given (--free-threaded PYTHON, or BENCH_FREE_THREADED)"
+    asked = "import sys; assert not getattr(sys, '_is_gil_enabled', lambda: True)(), 'it has a GIL'; import bjoern; "
+    asked += "assert not sys._is_gil_enabled(), 'the extension switches the GIL on'"
+    environ = {"PYTHONPATH": str(ROOT / "python")}
+    try:
+        done = subprocess.run([python, "-c", asked], env=environ, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return f"{python}: {done.stderr.strip().splitlines()[-1]}" if done.returncode else None
 
 
 def install() -> dict[str, str]:

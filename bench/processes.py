@@ -39,10 +39,10 @@ class CpuTime:
 
 
 class ProcessGroup:
-    """A command and whatever it starts, in a session of its own, on one `core`; its output goes to a file."""
+    """A command and whatever it starts, in a session of its own, on these `cores` (none: any); its output to a file."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], core: int | None = None) -> None:
-        pinned = command if core is None else ["taskset", "-c", str(core), *command]
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], cores: Sequence[int] = ()) -> None:
+        pinned = ["taskset", "-c", ",".join(map(str, cores)), *command] if cores else command
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed where the group is ended
         self.process = subprocess.Popen(
             pinned, env=environ, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True

@@ -2,8 +2,8 @@
 
 Knows: the form of the results, Markdown, SVG.
 Must not know: how anything is measured.
-Run as a program it writes the tables into README.md and docs/performance.md, between `<!-- bench NAME -->` and
-`<!-- /bench -->`, and the chart to docs/performance.svg.
+Run as a program it writes the tables into README.md, docs/performance.md and docs/concurrency.md, between
+`<!-- bench NAME -->` and `<!-- /bench -->`, and the chart to docs/performance.svg.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import argparse
 import html
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
-from peers import BJOERN, BJOERN_3, GUNICORN, PEERS
-from workloads import BEST, BEST_WHOLE, ITSELF, WORKLOADS, Measure, Target, Workload
+from peers import BJOERN, BJOERN_3, CREWS, EVERYONE, GUNICORN, LOOPS, OWN, PEERS, Peer
+from workloads import BEST, BEST_WHOLE, ITSELF, NOBODY, THREADED, WORKLOADS, Measure, Target, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results.json")
 CHART = ROOT / "docs" / "performance.svg"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "concurrency.md")
 COLLECTING = {peer.name for peer in PEERS if peer.collects_bodies}
+OURS = {peer.name for peer in EVERYONE if peer.distribution == OWN}
 
 Results = dict[str, Any]
 Cell = dict[str, Any]
 
 
-def cpu(cell: Cell, measure: Measure = "total") -> float | None:
+def cpu(cell: Cell, measure: Literal["total", "user"] = "total") -> float | None:
     """Microseconds of CPU a request, or None where nothing was measured.
 
     The total is the median of the rounds. The user's share is that of all rounds together: the kernel only samples it.
@@ -49,28 +52,59 @@ def middle(cell: Cell, field: str) -> float:
     return value
 
 
+def _median(sample: Callable[[dict[str, float]], float]) -> Callable[[Cell], float | None]:
+    """The median of what `sample` makes of each round, or None where nothing was measured."""
+
+    def value(cell: Cell) -> float | None:
+        rounds = [] if "unfit" in cell else cell["samples"]
+        return median(sample(round) for round in rounds) if rounds else None
+
+    return value
+
+
+# What each measure is called, with its unit, and how it is read from a cell.
+MEASURES: dict[Measure, tuple[str, Callable[[Cell], float | None]]] = {
+    "total": ("CPU time a request, µs", cpu),
+    "user": ("CPU time a request in user space, µs", lambda cell: cpu(cell, "user")),
+    "rate": ("answers a second", _median(lambda one: one["requests"] / one["seconds"])),
+    "wait": ("99th percentile of the wait, ms", _median(lambda one: one["p99_us"] / 1e3)),
+    "share": (
+        "of the rate without the slow",
+        _median(lambda one: one["requests"] / one["seconds"] / one["alone_rate"]),
+    ),
+    "excess": (
+        "99th percentile, ms more than without the slow",
+        _median(lambda one: (one["p99_us"] - one["alone_p99_us"]) / 1e3),
+    ),
+    "slow": ("answers a second to the slow", _median(lambda one: one["slow_rate"])),
+}
+
+
 def reference(target: Target, cells: dict[str, Cell]) -> tuple[str, float] | None:
-    """Whom a target compares with, and that one's microseconds. For BEST: the peer that needs the least of this."""
+    """Whom a target compares with, and that one's number: for BEST, the peer that has the least of this."""
+    if target.against == NOBODY:
+        return NOBODY, 1.0
     if target.against == ITSELF:
         alone = [sample["alone_us"] for sample in cells.get(BJOERN, {"samples": []})["samples"]]
         return (ITSELF, median(alone)) if alone else None
     if target.against in (BEST, BEST_WHOLE):
-        names = [name for name in cells if name != BJOERN and (target.against == BEST or name in COLLECTING)]
+        names = [name for name in cells if name not in OURS and (target.against == BEST or name in COLLECTING)]
     else:
         names = [target.against]
-    found = [(name, value) for name in names if name in cells and (value := cpu(cells[name], target.measure))]
+    of = MEASURES[target.measure][1]
+    found = [(name, value) for name in names if name in cells and (value := of(cells[name]))]
     return min(found, key=lambda pair: pair[1], default=None)
 
 
-def targets(results: Results) -> list[tuple[Workload, Target, str, float]]:
-    """Every target that was measured: the workload, the target, whom it was compared with, the ratio."""
+def targets(results: Results, workloads: Sequence[Workload]) -> list[tuple[Workload, Target, str, float]]:
+    """Every target that was measured: the workload, the target, whom it was compared with, the ratio (or number)."""
     rows = []
-    for workload in WORKLOADS:
+    for workload in workloads:
         cells = results["workloads"].get(workload.name, {})
-        own = {measure: cpu(cells.get(BJOERN, {"samples": []}), measure) for measure in ("total", "user")}
         for target in workload.targets:
-            other, mine = reference(target, cells), own[target.measure]
-            if other and mine:
+            mine = MEASURES[target.measure][1](cells.get(workload.subject, {"samples": []}))
+            other = reference(target, cells)
+            if other and mine is not None:
                 rows.append((workload, target, other[0], mine / other[1]))
     return rows
 
@@ -117,17 +151,60 @@ def _entry(cell: Cell | None) -> str:
 
 def number(value: float) -> str:
     """Three figures are more than the measurement is good for."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    size = abs(value)
+    return f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:,.0f}"
 
 
 def ratios(results: Results) -> str:
     """Markdown: the targets, and what was measured."""
     lines = ["| workload | measure | against | at most | measured | |", "|---|---|---|---:|---:|---|"]
-    for workload, target, name, ratio in targets(results):
-        against = name if name == target.against else f"{target.against}: {name}"
-        verdict = "met" if ratio <= target.ratio else "not met"
+    for workload, target, name, ratio in targets(results, WORKLOADS):
         lines.append(
-            f"| {workload.title} | {target.measure} | {against} | {target.ratio:.2f} | {ratio:.2f} | {verdict} |"
+            f"| {workload.title} | {target.measure} | {_against(target, name)} | {target.limit:.2f} | {ratio:.2f} "
+            f"| {_verdict(target, ratio)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _against(target: Target, name: str) -> str:
+    return name if name == target.against else f"{target.against}: {name}"
+
+
+def _verdict(target: Target, measured: float) -> str:
+    met = measured >= target.limit if target.least else measured <= target.limit
+    return "met" if met else "not met"
+
+
+def threads(results: Results) -> str:
+    """Markdown: servers with threads, a row for each number that a workload shows."""
+    asked = {name for workload in THREADED for name in results["workloads"].get(workload.name, {})}
+    names = [peer.name for peer in (*CREWS, *LOOPS) if peer.name in asked]
+    if not names:
+        return "Not measured.\n"
+    lines = ["| | " + " | ".join(["", *names]) + " |", "|---|---|" + "---:|" * len(names)]
+    for workload in THREADED:
+        if cells := results["workloads"].get(workload.name):
+            lines += [_threads_row(workload, measure, cells, names) for measure in workload.shown]
+    return "\n".join(lines) + "\n"
+
+
+def _threads_row(workload: Workload, measure: Measure, cells: dict[str, Cell], names: Sequence[str]) -> str:
+    title, of = MEASURES[measure]
+    entries = []
+    for name in names:
+        value = of(cells[name]) if name in cells else None
+        entries.append(number(value) if value is not None else "✗" if name in cells else "-")
+    return f"| {workload.title if measure == workload.shown[0] else ''} | {title} | {' | '.join(entries)} |"
+
+
+def thread_targets(results: Results) -> str:
+    """Markdown: the targets of the servers with threads, and what was measured."""
+    lines = ["| workload | measure | against | target | measured | |", "|---|---|---|---:|---:|---|"]
+    for workload, target, name, value in targets(results, THREADED):
+        bound = f"at {'least' if target.least else 'most'} {number(target.limit)}"
+        lines.append(
+            f"| {workload.title} | {MEASURES[target.measure][0]} | {_against(target, name)} | {bound} "
+            f"| {number(value)} | {_verdict(target, value)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -150,12 +227,22 @@ def memory(results: Results) -> str:
 
 def unfit(results: Results) -> str:
     """Markdown: what is not in the table, and why."""
-    lines = [f"- {name}: {_inline(reason)}." for name, reason in results["absent"].items()]
-    for workload in WORKLOADS:
+    return _left_out(results, PEERS, WORKLOADS) or "Every server did every workload.\n"
+
+
+def thread_unfit(results: Results) -> str:
+    """Markdown: what is not in the tables of servers with threads, and why."""
+    return _left_out(results, (*CREWS, *LOOPS), THREADED) or "Every server did what it was asked.\n"
+
+
+def _left_out(results: Results, peers: Sequence[Peer], workloads: Sequence[Workload]) -> str:
+    absent = {peer.name: results["absent"][peer.name] for peer in peers if peer.name in results["absent"]}
+    lines = [f"- {name}: {_inline(reason)}." for name, reason in absent.items()]
+    for workload in workloads:
         for name, cell in results["workloads"].get(workload.name, {}).items():
             if "unfit" in cell:
                 lines.append(f"- {workload.title}, {name}: {_inline(cell['unfit'])}.")
-    return "\n".join(lines) + "\n" if lines else "Every server did every workload.\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _inline(text: str) -> str:
@@ -260,7 +347,11 @@ def _panel(workload: Workload, cells: dict[str, Cell]) -> str:
 
 def text(results: Results) -> str:
     """For a terminal."""
-    parts = [where(results), spread(results), table(results), ratios(results), memory(results), unfit(results)]
+    parts = [where(results)]
+    if any(workload.name in results["workloads"] for workload in WORKLOADS):
+        parts += [spread(results), table(results), ratios(results), memory(results), unfit(results)]
+    if any(workload.name in results["workloads"] for workload in THREADED):
+        parts += [threads(results), thread_targets(results), thread_unfit(results)]
     return "\n".join(parts) + f"\n{results['minutes']} minutes\n"
 
 
@@ -272,6 +363,9 @@ SECTIONS = {
     "ratios": ratios,
     "memory": memory,
     "unfit": unfit,
+    "threads": threads,
+    "thread_targets": thread_targets,
+    "thread_unfit": thread_unfit,
 }
 
 
@@ -287,14 +381,14 @@ def fill(document: str, results: Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Shows the results, and writes them into the documents.")
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
-    parser.add_argument("--write", action="store_true", help="fill README.md and docs/performance.md, draw the chart")
+    parser.add_argument("--write", action="store_true", help="fill the documents, draw the chart")
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
     if not options.write:
         print(text(results))
         return
     CHART.write_text(chart(results))
-    for document in (ROOT / "README.md", ROOT / "docs" / "performance.md"):
+    for document in DOCUMENTS:
         document.write_text(fill(document.read_text(), results))
 
 

@@ -24,23 +24,23 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import peers
 import report
-from peers import PEERS, ROOT, Peer
+from peers import EVERYONE, LOOPS, OWN, PEERS, ROOT, Peer
 from processes import CpuTime, ProcessGroup, free_port
-from workloads import WORKLOADS, Workload
+from workloads import THREADED, WORKLOADS, Workload
 
 import apps
 
 BENCH = Path(__file__).resolve().parent
+EVERYTHING = (*WORKLOADS, *THREADED)
 NAMESPACE = "BENCH_NAMESPACE"  # set where this process has its own loopback
 PROBE_DEADLINE = 5.0  # seconds for one right answer
 WRK_DEADLINE = 20.0  # seconds that wrk may take to end once it is told to
-IDLE_DEADLINE = 60.0  # seconds for all idle connections to be made
 
 
 class Unfit(Exception):
@@ -61,17 +61,22 @@ class Sample:
     p50_us: int
     p99_us: int
     pss: int  # bytes, at the end
-    alone_us: float | None = None  # `cpu_us` in the same process before the idle connections came
+    # In the same process, before the clients beside came: `cpu_us`, requests a second, `p99_us`.
+    alone_us: float | None = None
+    alone_rate: float | None = None
+    alone_p99_us: int | None = None
+    slow_rate: float | None = None  # answers a second that the slow clients had, all together
 
 
 class Driver:
     """What all measurements share: the cores, the scratch folder, the servers' environment."""
 
-    def __init__(self, scratch: Path, factor: float) -> None:
+    def __init__(self, scratch: Path, factor: float, free_threaded: str | None) -> None:
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) < 2:
             sys.exit("two cores are needed, one for the client and one for the server: else each measures the other")
-        self.client_core, self.server_core = cores[0], cores[-1]
+        self.cores, self.client_core = cores, cores[0]
+        self.free_threaded = free_threaded
         self.scratch = scratch
         self.factor = factor
         (scratch / "large").write_bytes(apps.LARGE)
@@ -89,24 +94,32 @@ class Driver:
         port = free_port()
         module, app = workload.application
         places = {"bin": str(peers.ENVIRONMENT / "bin"), "module": module, "app": app, "port": str(port)}
+        places["free_threaded"] = self.free_threaded or ""
         environ = dict(self.environ)
-        if peer.name == peers.BJOERN:
+        if peer.distribution == OWN:
             environ["PYTHONPATH"] = f"{ROOT / 'python'}:{BENCH}"
-        with ProcessGroup([part.format(**places) for part in peer.command], environ, self.server_core) as server:
+        command = [part.format(**places) for part in peer.command]
+        with ProcessGroup(command, environ, self.cores[-workload.cores :]) as server:
             try:
                 server.wait_listening(port)
                 probe(workload, port)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise Unfit(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
             sample = self.load(server, workload, port, round)
-            if not workload.idle:
+            if not (workload.idle or workload.slow):
                 return sample
-            holder = self.hold_idle(workload, port)
+            company = self.accompany(workload, port)
             try:
                 beside = self.load(server, workload, port, round)
-                return Sample(**{**asdict(beside), "alone_us": sample.cpu_us})
             finally:
-                holder.communicate()
+                said = company.communicate()[0]
+            return replace(
+                beside,
+                alone_us=sample.cpu_us,
+                alone_rate=sample.requests / sample.seconds,
+                alone_p99_us=sample.p99_us,
+                slow_rate=_slow_rate(said) if workload.slow else None,
+            )
 
     def load(self, server: ProcessGroup, workload: Workload, port: int, round: int) -> Sample:
         """One run of wrk, ended by SIGINT, at which it sums up."""
@@ -129,18 +142,40 @@ class Driver:
         used = server.cpu() - before
         return _sample(server, workload, used, output, round)
 
-    def hold_idle(self, workload: Workload, port: int) -> subprocess.Popen[str]:
-        """A process with the workload's idle connections. Raises Unfit where the server does not take them all."""
-        command = ["taskset", "-c", str(self.client_core), sys.executable, str(BENCH / "client" / "idle.py")]
-        holder = subprocess.Popen(
-            [*command, str(port), str(workload.idle)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    def accompany(self, workload: Workload, port: int) -> subprocess.Popen[str]:
+        """The clients beside, each of which has had an answer. Raises Unfit where the server does not answer them all.
+
+        They are a process that says how many they are, and goes on until its standard input ends.
+        """
+        program, clients, arguments = _company(workload)
+        command = ["taskset", "-c", str(self.client_core), sys.executable, str(BENCH / "client" / program)]
+        company = subprocess.Popen(
+            [*command, str(port), str(clients), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        assert holder.stdout is not None
-        held = int(holder.stdout.readline() or 0)
-        if held < workload.idle:
-            holder.communicate()
-            raise Unfit(f"took {held:,} of {workload.idle:,} idle connections")
-        return holder
+        assert company.stdout is not None
+        said = company.stdout.readline().strip()
+        if said != str(clients):
+            company.communicate()
+            raise Unfit(f"of {clients:,} clients beside the load, it answered: {said}")
+        return company
+
+
+def _company(workload: Workload) -> tuple[str, int, tuple[str, ...]]:
+    """The program with the clients beside, how many they are, its other arguments."""
+    if workload.slow:
+        return "slow.py", workload.slow.clients, (workload.slow.target, workload.body.decode())
+    return "idle.py", workload.idle, ()
+
+
+def _slow_rate(said: str) -> float:
+    try:
+        return float(said)
+    except ValueError:
+        raise Unfit(f"a slow client beside the load: {said.strip()}") from None
 
 
 def _sample(server: ProcessGroup, workload: Workload, used: CpuTime, output: str, round: int) -> Sample:
@@ -259,22 +294,30 @@ def _siblings() -> str:
     return "unknown"
 
 
-def participants(names: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
+def participants(names: Sequence[str], free_threaded: str | None) -> tuple[list[Peer], dict[str, str]]:
     """The peers that are there, and why the others are not."""
     missing = peers.unavailable()
-    chosen = [peer for peer in PEERS if not names or peer.name in names]
-    return [peer for peer in chosen if peer.distribution not in missing], {
+    chosen = [peer for peer in EVERYONE if not names or peer.name in names]
+    absent = {
         peer.name: f"not installed: {missing[peer.distribution]}" for peer in chosen if peer.distribution in missing
     }
+    if reason := peers.lacks_free_threading(free_threaded):
+        absent |= {peer.name: reason for peer in chosen if peer in LOOPS}
+    return [peer for peer in chosen if peer.name not in absent], absent
+
+
+def takes_part(peer: Peer, workload: Workload) -> bool:
+    return peer.name in workload.only if workload.only else peer in PEERS
 
 
 def take_turns(driver: Driver, present: Sequence[Peer], workload: Workload, rounds: int) -> dict[str, dict[str, Any]]:
     """All rounds of one workload: A B C, C B A, ..., so that a machine that grows slower is fair to all."""
-    cells: dict[str, dict[str, Any]] = {}
-    for round in range(rounds):
-        for peer in present if round % 2 == 0 else reversed(present):
-            cell = cells.setdefault(peer.name, {"samples": []})
-            if "unfit" in cell or round % peer.every or (workload.only and peer.name not in workload.only):
+    asked = [peer for peer in present if takes_part(peer, workload)]
+    cells: dict[str, dict[str, Any]] = {peer.name: {"samples": []} for peer in asked}
+    for round in range(rounds if asked else 0):
+        for peer in asked if round % 2 == 0 else reversed(asked):
+            cell = cells[peer.name]
+            if "unfit" in cell or round % peer.every:
                 continue
             try:
                 cell["samples"].append(asdict(driver.measure(peer, workload, round)))
@@ -291,12 +334,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every workload (default: 5)")
     parser.add_argument("--factor", type=float, default=1.0, help="times each measurement's length (default: 1)")
     parser.add_argument("--quick", action="store_true", help="two short rounds: rough numbers, in a file of their own")
-    parser.add_argument("--workload", action="append", default=[], choices=[one.name for one in WORKLOADS])
-    parser.add_argument("--peer", action="append", default=[], choices=[one.name for one in PEERS])
+    parser.add_argument("--workload", action="append", default=[], choices=[one.name for one in EVERYTHING])
+    parser.add_argument("--threads", action="store_true", help="only the workloads of docs/concurrency.md")
+    parser.add_argument("--peer", action="append", default=[], choices=[one.name for one in EVERYONE])
+    parser.add_argument(
+        "--free-threaded",
+        metavar="PYTHON",
+        default=os.environ.get("BENCH_FREE_THREADED"),
+        help="a free-threaded interpreter that this checkout is built for (default: $BENCH_FREE_THREADED)",
+    )
     parser.add_argument("--out", type=Path, help="where the results go (default: bench/results.json, or quick.json)")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.factor = 2, 0.6
+    if options.threads:
+        options.workload += [one.name for one in THREADED]
     options.out = options.out or BENCH / ("quick.json" if options.quick else "results.json")
     return options
 
@@ -314,27 +366,28 @@ def main() -> None:
     check_tools()
     own_loopback()
     set_network()
-    present, absent = participants(options.peer)
+    present, absent = participants(options.peer, options.free_threaded)
     started = time.monotonic()
     results: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "versions": _versions(present),
+        "versions": _versions(present, options.free_threaded),
         "rounds": options.rounds,
         "absent": absent,
         "workloads": {},
     }
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        driver = Driver(Path(scratch), options.factor)
-        for workload in WORKLOADS:
+        driver = Driver(Path(scratch), options.factor, options.free_threaded)
+        for workload in EVERYTHING:
             if not options.workload or workload.name in options.workload:
-                results["workloads"][workload.name] = take_turns(driver, present, workload, options.rounds)
+                rounds = options.rounds * workload.times
+                results["workloads"][workload.name] = take_turns(driver, present, workload, rounds)
     results["minutes"] = round((time.monotonic() - started) / 60, 1)
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(report.text(results))
 
 
-def _versions(present: Sequence[Peer]) -> Mapping[str, str]:
+def _versions(present: Sequence[Peer], free_threaded: str | None) -> Mapping[str, str]:
     installed = peers.versions()
     own = subprocess.run(
         [peers.PYTHON, "-c", "import bjoern; print(bjoern.__version__)"],
@@ -345,7 +398,12 @@ def _versions(present: Sequence[Peer]) -> Mapping[str, str]:
     if own.returncode:
         sys.exit(f"the extension is not built for {peers.PYTHON}: `make build` first\n{own.stderr}")
     names = {peer.distribution for peer in present} | {"flask", "django"}
-    return {"bjoern-rs": own.stdout.strip()} | {name: installed[name] for name in sorted(names) if name in installed}
+    found = {"bjoern-rs": own.stdout.strip()} | {name: installed[name] for name in sorted(names) if name in installed}
+    if free_threaded and any(peer in LOOPS for peer in present):
+        asked = [free_threaded, "-c", "import platform; print(platform.python_version())"]
+        answer = subprocess.run(asked, check=True, capture_output=True, text=True)
+        found["free-threaded CPython"] = answer.stdout.strip()
+    return found
 
 
 if __name__ == "__main__":

@@ -9,23 +9,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from peers import BJOERN_3, GUNICORN
+from peers import BJOERN, BJOERN_3, BJOERN_THREADS, CREWS, GUNICORN, ONE_LOOP, ONE_THREAD, TWO_LOOPS, with_threads
 
 import apps
 
-Measure = Literal["total", "user"]
+# CPU time a request, all of it or in user space; answers a second; the 99th percentile of the wait. The rate's share
+# of, and the wait's excess over, what the same process did before the slow clients came; the answers a second to them.
+Measure = Literal["total", "user", "rate", "wait", "share", "excess", "slow"]
 BEST = "best peer"
 BEST_WHOLE = "best peer that collects bodies"  # the application is called with a whole body, not while it still arrives
 ITSELF = "itself without the idle connections"
+NOBODY = "-"
 
 
 @dataclass(frozen=True)
 class Target:
-    """At most `ratio` times the CPU time a request of `against` (a peer's name, BEST or ITSELF)."""
+    """At most (`least`: at least) `limit` times what `against` has, a peer's name, BEST or ITSELF.
+
+    Against NOBODY it is a number, in the unit of the measure.
+    """
 
     measure: Measure
-    ratio: float
-    against: str
+    limit: float
+    against: str = NOBODY
+    least: bool = False
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Clients beside the load, each of which asks for the page at `target` again as soon as it is answered."""
+
+    target: str
+    clients: int
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,15 @@ class Workload:
     answers: int = 1
     connections: int = 64
     idle: int = 0  # connections beside, which have made one request
+    slow: Slow | None = None
     seconds: float = 0.7  # of one measurement; more where the user's share counts, which the kernel only samples
     probes: int = 20  # requests whose answers are checked before anything is measured
     closes: bool = False  # every answer is the last of its connection
-    only: tuple[str, ...] = ()  # peers that can do it at all; empty: everyone is asked
+    only: tuple[str, ...] = ()  # peers that can do it at all; empty: all of `PEERS` are asked
+    subject: str = BJOERN  # the peer whose targets these are
+    times: int = 1  # as many rounds as the others have; more where a few percent decide
+    shown: tuple[Measure, ...] = ("total",)  # in the table of threads, a row each
+    cores: int = 1  # the server's; more than one: the client shares one of them where the machine has no other
 
 
 def _get(*lines: str, target: str = "/") -> bytes:
@@ -83,6 +103,8 @@ def _browser(number: int) -> bytes:
 
 
 HELLO = ("apps", "hello")
+BUSY = ("apps", "busy")
+BROWSERS = tuple(_browser(number) for number in range(1, 1001))
 
 WORKLOADS = (
     Workload(
@@ -98,7 +120,7 @@ WORKLOADS = (
         "browser",
         "a browser's sixteen fields",
         HELLO,
-        tuple(_browser(number) for number in range(1, 1001)),
+        BROWSERS,
         apps.HELLO,
         (Target("total", 0.86, BEST), Target("user", 0.60, BEST)),
         seconds=1.2,
@@ -195,6 +217,90 @@ WORKLOADS = (
         (Target("total", 1.1, ITSELF),),
         idle=10_000,
         seconds=1.0,
-        only=("bjoern 4", BJOERN_3, "fastpysgi", "granian, 1 thread"),
+        only=(BJOERN, BJOERN_3, "fastpysgi", "granian, 1 thread"),
+    ),
+)
+
+CREW = tuple(peer.name for peer in CREWS)
+SIXTEEN = tuple(name for name in CREW if name != ONE_THREAD)
+
+# The same for servers with threads: docs/concurrency.md.
+THREADED = (
+    Workload(
+        "hello-threads",
+        "hello, keep-alive",
+        HELLO,
+        (_get(),),
+        apps.HELLO,
+        (Target("total", 1.03, ONE_THREAD),),
+        seconds=1.2,
+        times=2,
+        only=CREW,
+        subject=BJOERN_THREADS,
+    ),
+    Workload(
+        "browser-threads",
+        "a browser's sixteen fields",
+        HELLO,
+        BROWSERS,
+        apps.HELLO,
+        (Target("total", 1.03, ONE_THREAD),),
+        seconds=1.2,
+        times=2,
+        only=CREW,
+        subject=BJOERN_THREADS,
+    ),
+    Workload(
+        "sleep",
+        "every request sleeps 10 ms",
+        BUSY,
+        (_get(target="/sleep10"),),
+        apps.HELLO,
+        (Target("rate", 1450, least=True), Target("total", 0.7, BEST)),
+        seconds=1.5,
+        only=SIXTEEN,
+        subject=BJOERN_THREADS,
+        shown=("rate", "total"),
+    ),
+    Workload(
+        "beside-sleep",
+        "quick requests beside eight clients on a page that sleeps 100 ms",
+        BUSY,
+        (_get(),),
+        apps.HELLO,
+        (Target("share", 0.9, least=True), Target("excess", 5.0), Target("slow", 79.0, least=True)),
+        connections=32,
+        slow=Slow("/sleep100", 8),
+        seconds=1.5,
+        only=SIXTEEN,
+        subject=BJOERN_THREADS,
+        shown=("rate", "share", "wait", "excess", "slow"),
+    ),
+    Workload(
+        "beside-compute",
+        "quick requests beside one client on a page that computes for 50 ms",
+        BUSY,
+        (_get(),),
+        apps.HELLO,
+        (Target("wait", 1.0, with_threads(GUNICORN)),),
+        connections=32,
+        slow=Slow("/compute50", 1),
+        seconds=1.5,
+        only=SIXTEEN,
+        subject=BJOERN_THREADS,
+        shown=("rate", "share", "wait", "excess", "slow"),
+    ),
+    Workload(
+        "loops",
+        "free-threaded, two cores, a page that computes for 1 ms",
+        BUSY,
+        (_get(target="/compute1"),),
+        apps.HELLO,
+        (Target("rate", 1.7, ONE_LOOP, least=True),),
+        seconds=1.5,
+        only=(TWO_LOOPS, ONE_LOOP),
+        subject=TWO_LOOPS,
+        shown=("rate", "total"),
+        cores=2,
     ),
 )
