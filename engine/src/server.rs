@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -333,7 +333,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let (net, events) = (&mut self.net, &mut self.events);
         server.app.blocking(|| net.wait(timeout, events))?;
         let now = self.net.elapsed();
-        self.second = self.net.calendar().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.second = self.net.calendar();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
