@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemE
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::environ::Environs;
+use crate::environ::{Environs, Ports};
 use crate::errors::print_exception;
 use crate::ffi::{Block, Context};
 use crate::file_wrapper::FileWrapper;
@@ -32,6 +32,7 @@ pub struct Desk {
     spares: Vec<StartResponse>,
     /// Where the application is called (PEP 567), until an unfinished response keeps it.
     context: Option<Context>,
+    ports: Ports,
 }
 
 impl Desk {
@@ -105,7 +106,7 @@ impl Wsgi {
     fn answer(&self, py: Python<'_>, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {
         let prepared = self
             .environs
-            .environ(py, request)
+            .environ(py, request, &mut desk.ports)
             .and_then(|environ| Ok((environ, desk.start_response(py)?, desk.context(py)?)));
         let ((environ, input), start_response, context) = match prepared {
             Ok(prepared) => prepared,
