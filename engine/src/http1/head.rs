@@ -188,8 +188,8 @@ impl RequestLine {
 fn read_field(buffer: &[u8], at: usize) -> Result<Option<(Field, usize)>, Reject> {
     let mut colon = bytes::colon(buffer, at);
     let known = names::known(&buffer[at..colon]);
-    if known == names::UNKNOWN {
-        // The known ones are tokens.
+    // The known ones are tokens.
+    if known == names::UNKNOWN && !bytes::is_name(&buffer[at..colon]) {
         colon = at + buffer[at..colon].iter().position(|byte| !bytes::is_token(*byte)).unwrap_or(colon - at);
     }
     match buffer.get(colon) {
