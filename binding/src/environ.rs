@@ -2,7 +2,7 @@
 //! Knows: names of CGI and WSGI.   Must not know: how a request came, what the application does.
 //! Invariant: every request gets a fresh, plain dict.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use bjoern_engine::http1::names::{self, Known, NAMES};
@@ -10,25 +10,56 @@ use bjoern_engine::http1::target::decode;
 use bjoern_engine::{Body, Request};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::ffi::latin1;
 use crate::file_wrapper::FileWrapper;
 
-/// Methods whose strings are made once.
-const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"];
+/// Methods whose strings are made once. Prepared dicts have `GET`.
+const METHODS: [&str; 6] = ["POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"];
+
+/// The peer that prepared dicts have: a proxy on the same host.
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What is the same for all requests, made once.
 pub struct Environs {
-    /// One prepared dict a listener.
-    templates: Vec<Py<PyDict>>,
+    /// One a listener.
+    templates: Vec<Template>,
     /// The key of each known field name.
     keys: [Py<PyString>; NAMES.len()],
     methods: [Py<PyString>; METHODS.len()],
     protocols: [Py<PyString>; 2],
     bytes_io: Py<PyAny>,
     open: Py<PyAny>,
+}
+
+/// What an environ starts as.
+struct Template {
+    environ: Py<PyDict>,
+    /// The peer that stands in it; `None` for a Unix socket.
+    peer: Option<IpAddr>,
+}
+
+/// The texts of ports that peers had lately: on a connection that is kept, the next request has the same.
+pub struct Ports(Box<[PortText; 256]>);
+
+type PortText = Option<(u16, Py<PyString>)>;
+
+impl Default for Ports {
+    fn default() -> Ports {
+        Ports(Box::new([const { None }; 256]))
+    }
+}
+
+impl Ports {
+    fn text<'py>(&mut self, py: Python<'py>, port: u16) -> PyResult<&Bound<'py, PyString>> {
+        let entry = &mut self.0[usize::from(port) % 256];
+        let text = match entry.take() {
+            Some((known, text)) if known == port => text,
+            _ => decimal(py, port.into())?.unbind(),
+        };
+        Ok(entry.insert((port, text)).1.bind(py))
+    }
 }
 
 /// A `wsgi.input` that is a file.
@@ -48,7 +79,10 @@ impl Environs {
         Ok(Environs {
             templates: addresses
                 .iter()
-                .map(|address| Ok(template(py, *address, errors, multithread)?.unbind()))
+                .map(|address| {
+                    let peer = address.map(|_| PROXY);
+                    Ok(Template { environ: template(py, *address, peer, errors, multithread)?.unbind(), peer })
+                })
                 .collect::<PyResult<_>>()?,
             keys: NAMES.map(|name| match name {
                 "Content-Type" => intern("CONTENT_TYPE"),
@@ -67,10 +101,13 @@ impl Environs {
         &self,
         py: Python<'py>,
         request: &Request<'_>,
+        ports: &mut Ports,
     ) -> PyResult<(Bound<'py, PyDict>, OpenInput<'py>)> {
-        let environ = self.templates[request.listener].bind(py).copy()?;
+        let template = &self.templates[request.listener];
+        let environ = template.environ.bind(py).copy()?;
         let method = request.method();
         match METHODS.iter().position(|known| known.as_bytes() == method) {
+            _ if method == b"GET" => {}
             Some(index) => environ.set_item(intern!(py, "REQUEST_METHOD"), self.methods[index].bind(py))?,
             None => environ.set_item(intern!(py, "REQUEST_METHOD"), latin1(py, method)?)?,
         }
@@ -92,9 +129,11 @@ impl Environs {
         if request.minor() == 0 {
             environ.set_item(intern!(py, "SERVER_PROTOCOL"), self.protocols[0].bind(py))?;
         }
-        if let Some(ip) = request.peer.ip {
-            environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(py, ip)?)?;
-            environ.set_item(intern!(py, "REMOTE_PORT"), decimal(py, request.peer.port.into())?)?;
+        if request.peer.ip != template.peer {
+            environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(request.peer.ip))?;
+        }
+        if request.peer.ip.is_some() {
+            environ.set_item(intern!(py, "REMOTE_PORT"), ports.text(py, request.peer.port)?)?;
         }
         self.set_fields(py, &environ, request)?;
         if request.has_body {
@@ -155,21 +194,24 @@ impl Environs {
     }
 }
 
-/// The dict each environ starts as. What every request sets stands there already, so that the copy does not grow.
+/// The dict each environ starts as. What requests set stands there already, so that the copy does not grow, and with
+/// the value that most of them have.
 fn template<'py>(
     py: Python<'py>,
     address: Option<SocketAddr>,
+    peer: Option<IpAddr>,
     errors: &Bound<'py, PyAny>,
     multithread: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let environ = PyDict::new(py);
-    for key in ["REQUEST_METHOD", "PATH_INFO", "RAW_URI", "REQUEST_URI"] {
+    environ.set_item(intern!(py, "REQUEST_METHOD"), PyString::intern(py, "GET"))?;
+    for key in ["PATH_INFO", "RAW_URI", "REQUEST_URI"] {
         environ.set_item(PyString::intern(py, key), "")?;
     }
     environ.set_item(intern!(py, "QUERY_STRING"), "")?;
     environ.set_item(intern!(py, "SERVER_PROTOCOL"), "HTTP/1.1")?;
     environ.set_item(intern!(py, "SCRIPT_NAME"), "")?;
-    environ.set_item(intern!(py, "REMOTE_ADDR"), "")?;
+    environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(peer))?;
     environ.set_item(intern!(py, "REMOTE_PORT"), "")?;
     // Neither may be empty (PEP 3333); a Unix socket has no better name.
     let (name, port) = match address {
@@ -216,11 +258,7 @@ fn decimal(py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyString>> {
     latin1(py, itoa::Buffer::new().format(number).as_bytes())
 }
 
-/// The text of an address; that of a proxy on the same host is made once.
-fn ip_text(py: Python<'_>, ip: IpAddr) -> PyResult<Bound<'_, PyString>> {
-    static LOOPBACK: PyOnceLock<Py<PyString>> = PyOnceLock::new();
-    if ip == IpAddr::from([127, 0, 0, 1]) {
-        return Ok(LOOPBACK.get_or_init(py, || PyString::intern(py, "127.0.0.1").unbind()).bind(py).clone());
-    }
-    Ok(PyString::new(py, &ip.to_string()))
+/// The text of an address; empty for a Unix socket.
+fn ip_text(ip: Option<IpAddr>) -> String {
+    ip.map_or(String::new(), |ip| ip.to_string())
 }

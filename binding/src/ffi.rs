@@ -5,12 +5,24 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use pyo3::Borrowed;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyType};
+use pyo3::types::{PyBytes, PyString, PyTuple, PyType};
 
 /// A native string (PEP 3333, "Unicode Issues"): each byte is the code point of the same number.
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = isize::try_from(bytes.len()).unwrap_or(isize::MAX);
+    // Most are ASCII, which a copy makes; CPython has strings of a single character ready.
+    if len > 1 && bytes.is_ascii() {
+        // SAFETY: a new reference or NULL with an error set comes back. The string has room for `len` bytes, one a
+        // character since none is above 127, and nobody else has seen it yet; it is a str.
+        return unsafe {
+            let string = Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyUnicode_New(len, 127))?;
+            let data = pyo3::ffi::PyUnicode_DATA(string.as_ptr()).cast::<u8>();
+            data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            Ok(string.cast_into_unchecked())
+        };
+    }
     // SAFETY: the pointer and the length are those of one live slice; a new reference or NULL with an error set comes
     // back, which is just what `from_owned_ptr_or_err` takes; the object is a str.
     unsafe {
@@ -21,12 +33,26 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
 
 /// The bytes of a native string; `None` where a character is not latin-1.
 pub fn native_bytes<'a>(string: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
-    // SAFETY: a str is immutable and in canonical form from CPython 3.12 on, and made so by PyO3 before; the data live
-    // as long as the borrow of the object.
-    match unsafe { string.data() } {
-        Ok(pyo3::types::string::PyStringData::Ucs1(bytes)) => Some(bytes),
-        _ => None,
+    let object = string.as_ptr();
+    // SAFETY: it is a str, which is immutable, and in canonical form from CPython 3.12 on, before once it has been made
+    // so; the data live as long as the borrow of the object, one byte a character where the kind says so.
+    unsafe {
+        if pyo3::ffi::PyUnicode_READY(object) != 0 {
+            pyo3::ffi::PyErr_Clear(); // out of memory
+            return None;
+        }
+        if pyo3::ffi::PyUnicode_KIND(object) != pyo3::ffi::PyUnicode_1BYTE_KIND {
+            return None;
+        }
+        let len = pyo3::ffi::PyUnicode_GET_LENGTH(object).unsigned_abs();
+        Some(std::slice::from_raw_parts(pyo3::ffi::PyUnicode_1BYTE_DATA(object), len))
     }
+}
+
+/// The items of a tuple of two.
+pub fn pair<'a, 'py>(tuple: &'a Bound<'py, PyTuple>) -> Option<[Borrowed<'a, 'py, PyAny>; 2]> {
+    // SAFETY: both indices are within the tuple, whose items never change.
+    (tuple.len() == 2).then(|| unsafe { [0, 1].map(|index| tuple.get_borrowed_item_unchecked(index)) })
 }
 
 /// A `bytes` object that can be read without being attached to the interpreter.

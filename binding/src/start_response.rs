@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors::{print_exception, type_name};
-use crate::ffi::{Block, native_bytes, references};
+use crate::ffi::{Block, native_bytes, pair, references};
 use crate::wsgi::{Lent, Reply};
 
 thread_local! {
@@ -201,17 +201,16 @@ fn fill(head: &mut ResponseHead, status: &Bound<'_, PyAny>, headers: &Bound<'_, 
     };
     head.begin(bytes).map_err(bad)?;
     for (position, header) in headers.iter().enumerate() {
-        let pair = match header.cast::<PyTuple>() {
-            Ok(tuple) if tuple.len() == 2 => (tuple.get_borrowed_item(0)?, tuple.get_borrowed_item(1)?),
-            _ => return Err(bad_header(&format!("'{}' object", type_name(&header)), position)),
+        let Some([name, value]) = header.cast::<PyTuple>().ok().and_then(pair) else {
+            return Err(bad_header(&format!("'{}' object", type_name(&header)), position));
         };
-        let strings = (pair.0.cast::<PyString>(), pair.1.cast::<PyString>());
+        let strings = (name.cast::<PyString>(), value.cast::<PyString>());
         let natives = match &strings {
             (Ok(name), Ok(value)) => native_bytes(name).zip(native_bytes(value)),
             _ => None,
         };
         let Some((name, value)) = natives else {
-            let found = format!("('{}', '{}') tuple", type_name(&pair.0), type_name(&pair.1));
+            let found = format!("('{}', '{}') tuple", type_name(&name), type_name(&value));
             return Err(bad_header(&found, position));
         };
         head.field(name, value).map_err(bad)?;

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use crate::environ::Environs;
+use crate::environ::{Environs, Ports};
 use crate::errors::print_exception;
 use crate::ffi::{Block, Context};
 use crate::file_wrapper::FileWrapper;
@@ -37,6 +37,7 @@ pub struct Desk {
     spares: Vec<StartResponse>,
     /// Where the application is called (PEP 567), until an unfinished response keeps it.
     context: Option<Context>,
+    ports: Ports,
 }
 
 impl Desk {
@@ -193,7 +194,7 @@ impl Wsgi {
         let prepared = self
             .site
             .environs
-            .environ(py, request)
+            .environ(py, request, &mut desk.ports)
             .and_then(|environ| Ok((environ, desk.start_response(py)?, desk.context(py)?)));
         let ((environ, input), start_response, context) = match prepared {
             Ok(prepared) => prepared,
@@ -354,7 +355,7 @@ impl App<SystemSocket> for Wsgi {
             Ok(ticket) => Some(place.get_or_init(|| Arc::new(ticket)).clone()),
             Err(_) => None, // it cannot be told of, or interrupted
         });
-        Desk { ticket, spares: Vec::new(), context: None }
+        Desk { ticket, spares: Vec::new(), context: None, ports: Ports::default() }
     }
 
     fn call(&self, desk: &mut Desk, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {

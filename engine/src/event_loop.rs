@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -302,7 +302,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     /// Queues the connections that the last wait's news concern, and those whose deadline has come.
     fn sort(&mut self, server: &Server<N, A>) {
         let now = self.net.elapsed();
-        self.second = self.net.calendar().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.second = self.net.calendar();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {

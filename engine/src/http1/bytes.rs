@@ -5,6 +5,7 @@ const TOKEN: u8 = 1;
 const VALUE: u8 = 2;
 const TARGET: u8 = 4;
 const HOST: u8 = 8;
+const PLAIN: u8 = 16;
 
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
@@ -19,9 +20,9 @@ const CLASSES: [u8; 256] = {
             class |= VALUE;
         }
         if b > b' ' && b < 0x7f {
-            class |= TARGET;
+            class |= if is_one_of(b, b"#?%") { TARGET } else { TARGET | PLAIN };
         }
-        if b.is_ascii_alphanumeric() || is_one_of(b, b"-._~%!$&'()*+,;=") {
+        if b.is_ascii_alphanumeric() || is_one_of(b, b"-._~!$&'()*+,;=") {
             class |= HOST;
         }
         classes[byte] = class;
@@ -56,13 +57,40 @@ pub fn is_target(byte: u8) -> bool {
     CLASSES[byte as usize] & TARGET != 0
 }
 
-/// A byte of a `reg-name`, `%` of an escape among them (RFC 3986, section 3.2.2).
+/// A byte of a target that is nothing but a path: no escape, no query, no fragment.
+pub fn is_plain(byte: u8) -> bool {
+    CLASSES[byte as usize] & PLAIN != 0
+}
+
+/// A byte of a `reg-name` but for escapes (RFC 3986, section 3.2.2).
 pub fn is_host(byte: u8) -> bool {
     CLASSES[byte as usize] & HOST != 0
 }
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// Whether `name` is a token. Most names are letters and hyphens, which are told eight at a time.
+pub fn is_name(name: &[u8]) -> bool {
+    match name.as_chunks() {
+        ([], _) => !name.is_empty() && name.iter().all(|byte| is_token(*byte)),
+        (words, _) => {
+            let last = name.last_chunk().is_some_and(is_word);
+            last && words.iter().all(is_word) || name.iter().all(|byte| is_token(*byte))
+        }
+    }
+}
+
+/// Whether all eight are ASCII letters or hyphens.
+fn is_word(bytes: &[u8; 8]) -> bool {
+    let x = u64::from_le_bytes(*bytes);
+    // Of bytes below 0x80 none of these carries into the next one.
+    let low = (x | (ONES * 0x20)) & !HIGH;
+    let from_a = low + ONES * (0x80 - u64::from(b'a'));
+    let above_z = low + ONES * (0x7f - u64::from(b'z'));
+    let hyphen = HIGH - ((x & !HIGH) ^ (ONES * u64::from(b'-')));
+    ((from_a & !above_z) | hyphen) & !x & HIGH == HIGH
+}
 
 /// The index of the first colon at or after `from`; `bytes.len()` if there is none. Eight bytes at a time.
 pub fn colon(bytes: &[u8], from: usize) -> usize {
@@ -76,6 +104,26 @@ pub fn colon(bytes: &[u8], from: usize) -> usize {
         at += 8;
     }
     while at < bytes.len() && bytes[at] != b':' {
+        at += 1;
+    }
+    at
+}
+
+/// The index of the first byte at or after `from` that no target may hold; `bytes.len()` if there is none.
+pub fn target_end(bytes: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let x = u64::from_le_bytes(*word);
+        let blank = x.wrapping_sub(ONES * 0x21) & !x;
+        let y = x ^ (ONES * 0x7f);
+        let delete = y.wrapping_sub(ONES) & !y;
+        let found = (blank | delete | x) & HIGH;
+        if found != 0 {
+            return at + (found.trailing_zeros() / 8) as usize; // the lowest flagged byte is exact
+        }
+        at += 8;
+    }
+    while at < bytes.len() && is_target(bytes[at]) {
         at += 1;
     }
     at
@@ -145,6 +193,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_and_target_ends_agree_with_the_table_for_every_byte_at_every_position() {
+        for byte in 0..=255u8 {
+            for len in 1..20 {
+                for position in 0..len {
+                    let mut text = vec![b'a'; len];
+                    text[position] = byte;
+                    assert_eq!(is_name(&text), is_token(byte), "byte {byte} at {position} of {len}");
+                    let want = if is_target(byte) { len } else { position };
+                    assert_eq!(target_end(&text, 0), want, "byte {byte} at {position} of {len}");
+                }
+            }
+        }
+        assert!(!is_name(b""));
     }
 
     #[test]

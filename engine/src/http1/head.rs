@@ -71,13 +71,14 @@ impl Head {
     /// Reads a whole head; `Ok(false)` where the bytes end before it does.
     fn read(&mut self, buffer: &[u8], config: &Config) -> Result<bool, Reject> {
         self.fields.clear();
-        let Some(lf) = memchr::memchr(b'\n', buffer) else { return Ok(false) };
-        let Some(line) = buffer[..lf].strip_suffix(b"\r") else { return Err(Reject::BareLf) };
-        let request_line = RequestLine::read(line)?;
+        let (request_line, line_end) = RequestLine::read(buffer)?;
         let mut evidence = Evidence::default();
         let mut expectation = Expectation::None;
         let mut hosts = 0;
-        let mut at = lf + 1;
+        let mut at = match buffer.get(line_end..) {
+            Some([b'\r', b'\n', ..]) => line_end + 2,
+            _ => return Ok(false), // `Scan` has seen the line's end where this is the last word
+        };
         loop {
             match buffer.get(at..) {
                 Some([b'\r', b'\n', ..]) => break,
@@ -153,26 +154,33 @@ struct RequestLine {
 }
 
 impl RequestLine {
-    /// `method SP request-target SP HTTP-version` (RFC 9112, section 3), the line's end left out.
-    fn read(line: &[u8]) -> Result<RequestLine, Reject> {
-        let method = line.iter().position(|byte| !bytes::is_token(*byte)).unwrap_or(line.len());
-        if method == 0 || (method < line.len() && line[method] != b' ') {
-            return Err(if line.is_empty() { Reject::BadRequestLine } else { Reject::BadMethod });
+    /// `method SP request-target SP HTTP-version` (RFC 9112, section 3) at the front of `bytes`, up to their end or a CR;
+    /// and the index behind it.
+    fn read(bytes: &[u8]) -> Result<(RequestLine, usize), Reject> {
+        let method = bytes.iter().position(|byte| !bytes::is_token(*byte)).unwrap_or(bytes.len());
+        match bytes.get(method) {
+            Some(b' ') if method > 0 => {}
+            Some(_) => return Err(Reject::BadMethod),
+            None => return Err(Reject::BadRequestLine),
         }
-        let Some(rest) = line.get(method + 1..) else { return Err(Reject::BadRequestLine) };
-        let target = rest.iter().position(|byte| !bytes::is_target(*byte)).unwrap_or(rest.len());
-        if target == 0 || (target < rest.len() && rest[target] != b' ') {
-            return Err(Reject::BadTarget);
+        let start = method + 1;
+        let end = bytes::target_end(bytes, start);
+        match bytes.get(end) {
+            Some(b' ') if end > start => {}
+            None if end > start => return Err(Reject::BadVersion),
+            _ => return Err(Reject::BadTarget),
         }
-        let Some(version) = rest.get(target + 1..) else { return Err(Reject::BadVersion) };
+        let Some((version, rest @ ([] | [b'\r', ..]))) = bytes[end + 1..].split_first_chunk::<8>() else {
+            return Err(Reject::BadVersion);
+        };
         let minor = match version {
             b"HTTP/1.1" => 1,
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9'] => (minor - b'0').min(1),
             [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(Reject::VersionNotSupported),
             _ => return Err(Reject::BadVersion),
         };
-        let target_at = method + 1;
-        Ok(RequestLine { method: Span::new(0, method), target: Span::new(target_at, target_at + target), minor })
+        let line = RequestLine { method: Span::new(0, method), target: Span::new(start, end), minor };
+        Ok((line, bytes.len() - rest.len()))
     }
 }
 
@@ -180,8 +188,8 @@ impl RequestLine {
 fn read_field(buffer: &[u8], at: usize) -> Result<Option<(Field, usize)>, Reject> {
     let mut colon = bytes::colon(buffer, at);
     let known = names::known(&buffer[at..colon]);
-    if known == names::UNKNOWN {
-        // The known ones are tokens.
+    // The known ones are tokens.
+    if known == names::UNKNOWN && !bytes::is_name(&buffer[at..colon]) {
         colon = at + buffer[at..colon].iter().position(|byte| !bytes::is_token(*byte)).unwrap_or(colon - at);
     }
     match buffer.get(colon) {
@@ -221,7 +229,9 @@ impl Scan {
             let lf = self.at as usize + offset;
             let Some(line) = window[self.line as usize..lf].strip_suffix(b"\r") else { return Err(Reject::BareLf) };
             if self.line == 0 {
-                RequestLine::read(line)?;
+                if RequestLine::read(line)?.1 != line.len() {
+                    return Err(Reject::BadVersion);
+                }
             } else if line.is_empty() {
                 return Ok(Some(lf + 1));
             }

@@ -82,7 +82,7 @@ impl ResponseHead {
     /// Adds a field. Fields that belong to the connection are absorbed: `Connection: close` is honoured, the others
     /// (`Transfer-Encoding` among them) are the server's to send (PEP 3333, "Other HTTP Features").
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadHead> {
-        if name.is_empty() || !name.iter().all(|byte| bytes::is_token(*byte)) {
+        if !bytes::is_name(name) {
             return Err(BadHead::Name(text(name)));
         }
         if bytes::value_end(value, 0) != value.len() {

@@ -48,6 +48,11 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
     let mut parts = Target { whole: span, ..Target::default() };
     let path_at = match target {
         _ if method == b"CONNECT" => return Err(Reject::ConnectRefused),
+        [b'/', path @ ..] if path.iter().all(|byte| bytes::is_plain(*byte)) => {
+            parts.path = span;
+            parts.query = Span { start: span.end, end: span.end };
+            return Ok(parts);
+        }
         [b'/', ..] => 0,
         b"*" if method == b"OPTIONS" => {
             parts.path = span;
@@ -81,9 +86,16 @@ pub fn is_authority(authority: &[u8]) -> bool {
             None => return false,
         },
         _ => {
-            let end = authority.iter().position(|byte| !bytes::is_host(*byte)).unwrap_or(authority.len());
-            let (name, rest) = authority.split_at(end);
-            (escapes(name).is_ok(), rest)
+            let end_of = |inside: fn(u8) -> bool| authority.iter().position(|byte| !inside(*byte));
+            match end_of(bytes::is_host).map(|end| authority.split_at(end)) {
+                None => return true,
+                Some((_, [b'%', ..])) => {
+                    let end = end_of(|byte| bytes::is_host(byte) || byte == b'%').unwrap_or(authority.len());
+                    let (name, rest) = authority.split_at(end);
+                    (escapes(name).is_ok(), rest)
+                }
+                Some((_, rest)) => (true, rest),
+            }
         }
     };
     let port_is_good = match rest {
@@ -100,7 +112,7 @@ fn is_ip_literal(literal: &[u8]) -> bool {
         [b'v' | b'V', version @ ..] => match version.iter().position(|byte| *byte == b'.') {
             Some(dot @ 1..) => {
                 let (digits, address) = (&version[..dot], &version[dot + 1..]);
-                let good = |byte: &u8| *byte == b':' || (bytes::is_host(*byte) && *byte != b'%');
+                let good = |byte: &u8| *byte == b':' || bytes::is_host(*byte);
                 digits.iter().all(u8::is_ascii_hexdigit) && !address.is_empty() && address.iter().all(good)
             }
             _ => false,

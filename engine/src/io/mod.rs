@@ -7,7 +7,7 @@ mod system;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 pub use platform::block_signals;
 pub use system::{Bell, System, SystemSocket, SystemWaker, note_fork};
@@ -118,11 +118,11 @@ pub trait Net: Send + 'static {
     /// A waker for this net.
     fn waker(&self) -> Self::Waker;
 
-    /// The monotonic clock.
+    /// The monotonic clock, to some milliseconds.
     fn elapsed(&self) -> Millis;
 
-    /// The calendar's clock, for `Date`.
-    fn calendar(&self) -> SystemTime;
+    /// The calendar's second since 1970, for `Date`.
+    fn calendar(&self) -> u64;
 
     /// The soft limit of open files.
     fn open_files(&self) -> Option<u64>;

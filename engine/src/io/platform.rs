@@ -1,4 +1,4 @@
-//! What differs between kernels: accepting, listening, SIGPIPE, sending a file. Linux first, then the BSDs and macOS.
+//! What differs between kernels: accepting, listening, SIGPIPE, clocks, sending a file. Linux first, then the BSDs and macOS.
 //! Must not know: the poller, connections.
 
 use std::fs::File;
@@ -6,7 +6,34 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use rustix::net::SendFlags;
+
+use super::Millis;
+
+// Deadlines are of seconds, so a tick of the kernel's is exact enough. Linux keeps its clocks as of the last tick (4 ms in
+// its usual setting), to be read without asking the hardware: 6 ns instead of 58 in a virtual machine.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOCKS: [ClockId; 2] = [ClockId::CLOCK_MONOTONIC_COARSE, ClockId::CLOCK_REALTIME_COARSE];
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOCKS: [ClockId; 2] = [ClockId::CLOCK_MONOTONIC, ClockId::CLOCK_REALTIME];
+
+// By way of the C library: rustix finds the kernel's own function by itself, and crashes where valgrind has hidden it.
+fn read(clock: ClockId) -> TimeSpec {
+    clock_gettime(clock).unwrap_or(TimeSpec::new(0, 0)) // fails for clocks that are not there
+}
+
+/// Time that never goes back.
+pub fn monotonic() -> Millis {
+    let time = read(CLOCKS[0]);
+    time.tv_sec() as Millis * 1000 + time.tv_nsec() as Millis / 1_000_000
+}
+
+/// Seconds since 1970.
+pub fn calendar() -> u64 {
+    read(CLOCKS[1]).tv_sec() as u64
+}
 
 #[cfg(not(target_vendor = "apple"))]
 mod only {

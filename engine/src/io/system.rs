@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -33,7 +33,7 @@ pub struct System {
     listeners: Vec<Listener>,
     woken: UnixStream,
     waker: SystemWaker,
-    start: Instant,
+    start: Millis,
 }
 
 struct Listener {
@@ -75,7 +75,7 @@ impl System {
             listeners,
             woken,
             waker: SystemWaker(Arc::new(waker)),
-            start: Instant::now(),
+            start: platform::monotonic(),
         })
     }
 
@@ -151,11 +151,11 @@ impl Net for System {
     }
 
     fn elapsed(&self) -> Millis {
-        self.start.elapsed().as_millis() as Millis
+        platform::monotonic() - self.start
     }
 
-    fn calendar(&self) -> SystemTime {
-        SystemTime::now()
+    fn calendar(&self) -> u64 {
+        platform::calendar()
     }
 
     fn open_files(&self) -> Option<u64> {

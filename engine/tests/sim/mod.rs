@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bjoern_engine::Stopper;
 use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
@@ -313,8 +313,8 @@ impl Net for SimNet {
         self.world.lock().now
     }
 
-    fn calendar(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.world.lock().now)
+    fn calendar(&self) -> u64 {
+        self.world.lock().now / 1000
     }
 
     fn open_files(&self) -> Option<u64> {
