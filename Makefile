@@ -11,12 +11,13 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test test-all frameworks parity rust-test python-test lint compat build clean help
+.PHONY: run test test-all free-threaded frameworks parity rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
 	@echo "make test-all  the Python tests on every CPython there is"
+	@echo "make free-threaded  the Python tests on a CPython without GIL, which is built where there is none"
 	@echo "make frameworks  Flask, Django, Falcon, Bottle and others, and a browser where there is one"
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
@@ -57,6 +58,20 @@ test-all:
 	        break; \
 	    done; \
 	done
+
+# A CPython without GIL (PEP 703), built once a user. That the tests are not run beside each other in threads of one
+# process (pytest-run-parallel) has a reason: they look at servers in processes of their own, so it would be pytest and
+# the clients that are stressed. What several threads do to one server at once is in tests/test_threads.py.
+free-threaded:
+	@mkdir -p .venvs; said=.venvs/free-threaded.log; \
+	echo "Looking for a free-threaded CPython; to build one takes minutes"; \
+	python=$$($(PYTHON) tests/free_threaded.py 2>$$said); code=$$?; \
+	if [ $$code -eq 77 ]; then echo "SKIPPED: free-threaded tests, $$(tail -n 1 $$said)"; exit 0; fi; \
+	cat $$said >&2; [ $$code -eq 0 ] || exit $$code; \
+	venv=.venvs/$${python##*/python}; \
+	[ -x $$venv/bin/python ] || rm -rf $$venv; \
+	echo "== $$($$python --version), free-threaded"; \
+	$(MAKE) --no-print-directory python-test PYTHON=$$python VENV=$$venv
 
 frameworks: build $(VENV)/.tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/frameworks/requirements.txt

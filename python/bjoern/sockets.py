@@ -7,6 +7,7 @@ Invariant: a unix path is removed only by the process that bound it, and only wh
 
 from __future__ import annotations
 
+import _thread  # threading is made of it, and costs more
 import errno
 import fcntl
 import os
@@ -38,6 +39,9 @@ class Listener:
         self.socket = sock
         self._path: str | None = None
         self._made = (0, 0, 0)  # process, device, inode
+        # For those who close at once, since `socket.close` has no lock: without a GIL the descriptor would be closed
+        # twice, the second time somebody else's. A signal handler may come in its own thread's way.
+        self._closing = _thread.RLock()
 
     def made_path(self, path: str) -> None:
         """Remembers that this process has just bound the socket to `path`."""
@@ -46,20 +50,22 @@ class Listener:
 
     def remove_path(self) -> None:
         """Removes the socket file, unless another process (a parent, a successor) owns it or it is gone."""
-        if self._path is None:
-            return
-        path, self._path = self._path, None
-        try:
-            # Our socket holds the inode, so an equal number is the same file.
-            if self._made == _identity(path):
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
+        with self._closing:
+            if self._path is None:
+                return
+            path, self._path = self._path, None
+            try:
+                # Our socket holds the inode, so an equal number is the same file.
+                if self._made == _identity(path):
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
 
     def close(self) -> None:
         """Removes the socket file, as `remove_path` does, and closes the socket."""
-        self.remove_path()
-        self.socket.close()
+        with self._closing:
+            self.remove_path()
+            self.socket.close()
 
 
 def bind(address: Address, *, reuse_port: bool = False, backlog: int = DEFAULT_LISTEN_BACKLOG) -> Listener:
