@@ -29,7 +29,7 @@ def crowd(times, work):
     def run(number):
         start.wait()
         results[number] = work(number)
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(times)]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(times)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     return results
@@ -164,36 +164,44 @@ def test_start_response_kept_by_a_thread() -> None:
 import queue
 
 def app(environ, start_response):
-    write = start_response("200 OK", [("X-Mine", "yes")])
-    handed.put((start_response, write))
-    del start_response, write
+    kept = [start_response]
+    handed.put(kept)  # for a thread to use when it has been handed more, while the request of that time begins
+    kept.append(start_response("200 OK", [("X-Mine", "yes")]))
+    del start_response
     return [b"mine"] if environ["PATH_INFO"] == "/listed" else iter([b"mi", b"ne"])
 
-def misuse(number):
-    took = []
-    while (pair := handed.get()) is not None:
-        start_response, write = pair
-        try:
-            start_response("500 Foreign", [("X-Foreign", "yes")])
-        except TypeError:
-            took.append(0)
-        del pair, start_response
-        del write
-    return took
+def is_refused(function, *arguments):
+    try:
+        function(*arguments)
+    except (TypeError, RuntimeError):
+        return True
 
-handed = queue.SimpleQueue()
-misusers = threading.Thread(target=lambda: print(sum(map(len, crowd(4, misuse)))))
+def misuse(number):
+    several, refused = [], 0
+    def misuse_first():
+        start_response, write = several.pop(0)
+        return is_refused(start_response, "500 Foreign", []) and is_refused(write, b"foreign")
+    while (kept := handed.get()) is not None:
+        several.append(kept)
+        del kept
+        if len(several) > 3: refused += misuse_first()
+    while several: refused += misuse_first()
+    return refused
+
+handed, refused = queue.SimpleQueue(), []
+misusers = threading.Thread(target=lambda: refused.extend(crowd(4, misuse)), daemon=True)
 misusers.start()
 with Server(app, "127.0.0.1:0") as server:
-    with connect(port(server)) as sock:
-        for turn in range(500):
-            ask(sock, ("/listed", "/iterated")[turn % 2])
-            end = (b"mine", b"0\\r\\n\\r\\n")[turn % 2]
-            response = b""
-            while not response.endswith(end): response += sock.recv(65536)
-            assert response.startswith(b"HTTP/1.1 200 OK\\r\\n") and b"Foreign" not in response, response
-    for _ in range(4): handed.put(None)
-    misusers.join()
+    connection = HTTPConnection("127.0.0.1", port(server))
+    for turn in range(500):
+        connection.request("GET", ("/listed", "/iterated")[turn % 2])
+        response = connection.getresponse()
+        found = response.status, response.headers["X-Mine"], response.read()
+        assert found == (200, "yes", b"mine"), found
+    connection.close()
+for number in range(4): handed.put(None)
+misusers.join()
+print(sum(refused))
 """
     assert said(program) == ["500"]
 

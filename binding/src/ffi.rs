@@ -120,6 +120,9 @@ impl Context {
 }
 
 /// How many references to `object` there are.
+///
+/// Where there is no GIL this is exact only in the thread that made the object: its references are counted apart from the
+/// other threads', and another could read the two counts at different moments.
 pub fn references<T>(object: &Bound<'_, T>) -> isize {
     // SAFETY: the object is alive, and its count is only read.
     unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
