@@ -151,7 +151,7 @@ impl Net for System {
     }
 
     fn elapsed(&self) -> Millis {
-        platform::monotonic() - self.start
+        platform::monotonic().saturating_sub(self.start)
     }
 
     fn calendar(&self) -> u64 {
