@@ -340,7 +340,9 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
                 self.usher(usher.get_or_insert_with(|| {
                     Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
                 }));
-                return Quiet::No;
+                if !self.control.is_stopping() {
+                    return Quiet::No;
+                }
             }
             if self.control.is_stopping() && self.is_deserted() {
                 // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
