@@ -11,13 +11,14 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test test-all free-threaded frameworks parity rust-test python-test lint compat build clean help
+.PHONY: run test test-all threaded-test free-threaded frameworks parity rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
 	@echo "make test-all  the Python tests on every CPython there is"
 	@echo "make free-threaded  the Python tests on a CPython without GIL, which is built where there is none"
+	@echo "make threaded-test  the Python tests again, with four threads in every server"
 	@echo "make frameworks  Flask, Django, Falcon, Bottle and others, and a browser where there is one"
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
@@ -38,6 +39,10 @@ rust-test:
 
 python-test: build $(VENV)/.tests
 	$(BIN)/python -m pytest -q
+
+# Servers whose tests do not say how many threads they have get four: what is true of one must be true of several.
+threaded-test: build $(VENV)/.tests
+	BJOERN_THREADS=4 $(BIN)/python -m pytest -q
 
 # rustfmt and clippy come with rustup, not with every distribution's Rust.
 lint: build $(VENV)/.tests
