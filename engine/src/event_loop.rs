@@ -216,7 +216,15 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Takes what other threads have served and handed in.
+    #[inline]
     fn take_returned(&mut self, server: &Server<N, A>) {
+        if server.crew.has_returns() {
+            self.settle_returned(server);
+        }
+    }
+
+    #[cold]
+    fn settle_returned(&mut self, server: &Server<N, A>) {
         for (token, returned) in server.crew.take() {
             match returned {
                 Some((connection, verdict)) => self.settle(token, connection, verdict, server),
