@@ -3,8 +3,7 @@
 //! Invariant: nothing of the loop is held while a connection is served, so the loop can change hands meanwhile.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use crate::counters::Counters;
 use crate::crew::{Crew, HandedIn};
 use crate::event_loop::{Loop, Next, Phase, Returned, Task};
 use crate::io::{Net, Waker, block_signals};
+use crate::sync::{AtomicUsize, Guess, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 use crate::watch::{LongCalls, Quiet, Watch};
 
 /// For the watch, which calls nothing deep.
@@ -239,7 +239,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 
     /// The leader goes out. Where its errand may block, another is called ahead, and the time is given back.
-    fn go_out(&self, blocks: bool) -> Option<Instant> {
+    fn go_out(&self, blocks: bool) -> Option<Guess> {
         self.crew.go_out();
         if !self.config.needs_watch() {
             return None;
@@ -249,11 +249,11 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             return None;
         }
         self.crew.call();
-        Some(Instant::now())
+        Some(Guess::now())
     }
 
     /// Learns from an errand whether the next should be expected to block.
-    fn note_errand(&self, began: Option<Instant>, expected: bool, connection: &mut Connection<N::Socket, A>) {
+    fn note_errand(&self, began: Option<Guess>, expected: bool, connection: &mut Connection<N::Socket, A>) {
         let blocked = match began {
             Some(began) => began.elapsed() >= BLOCKING_CALL,
             None => self.crew.is_led(), // the watch has called another
