@@ -51,7 +51,8 @@ impl Desk {
 
     /// Keeps `start_response` for another request, if the application does not hold on to it.
     fn recycle(&mut self, py: Python<'_>, start_response: StartResponse) {
-        if self.spares.len() < SPARES && start_response.is_unshared(py) {
+        // Without the GIL another thread may be about to let go of it, or to take it: its count tells nothing.
+        if !cfg!(Py_GIL_DISABLED) && self.spares.len() < SPARES && start_response.is_unshared(py) {
             self.spares.push(start_response);
         }
     }

@@ -438,7 +438,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     // --- accepting ---
 
     fn accept(&mut self, server: &Server<N, A>, now: Millis) {
-        if self.accept_resumes.is_some_and(|resumes| resumes > now) {
+        if !self.accepting.contains(&true) || self.accept_resumes.is_some_and(|resumes| resumes > now) {
             return;
         }
         self.accept_resumes = None;

@@ -207,13 +207,13 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// The errand: serves one connection while nobody, or another thread, leads. The loop, where it is still to be had.
     fn serve(&self, task: Task<N, A>, desk: &mut Desk<A::Desk>, turn: &Turn<'_, A>) -> Option<State<'_, N, A>> {
         let Task { token, connection, expired, registered } = task;
-        let (began, expected) = (self.go_out(connection.blocks), connection.blocks);
+        let began = self.go_out(connection.blocks);
         let (mut connection, mut verdict) = match expired {
             None => connection.serve(desk, turn),
             Some(timeout) => connection.expire(timeout, desk, turn),
         };
         if self.config.threads > 1 {
-            self.note_errand(began, expected, &mut connection);
+            self.note_errand(&began, &mut connection);
         }
         loop {
             if self.crew.claim() {
@@ -238,30 +238,32 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         None
     }
 
-    /// The leader goes out. Where its errand may block, another is called ahead, and the time is given back.
-    fn go_out(&self, blocks: bool) -> Option<Guess> {
+    /// The leader goes out. Where its errand may block (calls block again and again, or the last on the same connection
+    /// did), another is called ahead.
+    fn go_out(&self, blocks: bool) -> Began {
         self.crew.go_out();
         if !self.config.needs_watch() {
-            return None;
+            return Began::AtTick(0);
         }
         self.watch.call();
         if self.config.threads == 1 || !(blocks || self.eager.load(Ordering::Relaxed) > 0) {
-            return None;
+            return Began::AtTick(self.watch.ticks());
         }
         self.crew.call();
-        Some(Guess::now())
+        Began::At(Guess::now())
     }
 
     /// Learns from an errand whether the next should be expected to block.
-    fn note_errand(&self, began: Option<Guess>, expected: bool, connection: &mut Connection<N::Socket, A>) {
+    fn note_errand(&self, began: &Began, connection: &mut Connection<N::Socket, A>) {
         let blocked = match began {
-            Some(began) => began.elapsed() >= BLOCKING_CALL,
-            None => self.crew.is_led(), // the watch has called another
+            Began::At(began) => began.elapsed() >= BLOCKING_CALL,
+            // The watch has called another, who leads now; one may lead who came back from an errand, too.
+            Began::AtTick(tick) => self.crew.is_led() && self.watch.ticks() != *tick,
         };
-        connection.blocks = blocked;
-        if blocked && !expected {
+        let was_expected = std::mem::replace(&mut connection.blocks, blocked);
+        if blocked && !was_expected {
             self.eager.store(EAGER_ERRANDS, Ordering::Relaxed);
-        } else if began.is_some() && !blocked {
+        } else if matches!(began, Began::At(_)) && !blocked {
             let _ = self.eager.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         }
     }
@@ -397,6 +399,12 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         // A panic leaves the loop between two steps, each of which keeps its invariants.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When an errand began: the clock is read only where a follower has been called ahead.
+enum Began {
+    AtTick(u32),
+    At(Guess),
 }
 
 /// What a look of the watch has found.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import allocate_lock
 
 from . import addresses
 from ._bjoern import Engine, note_fork
@@ -71,7 +72,7 @@ class Server:
             raise ValueError("no address to listen on: give at least one")
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
-        self._began = False
+        self._turn = allocate_lock()  # taken by the one call of run()
         self._stats: dict[str, int] = {}
         self._stop: bool | None = None  # graceful or not, once asked for
         self._thread: threading.Thread | None = None
@@ -90,9 +91,8 @@ class Server:
         death by SIGTERM. Raises, after the drain, what a signal handler of yours or, as SystemExit or
         KeyboardInterrupt, the application raised; RuntimeError when called again.
         """
-        if self._began:
+        if not self._turn.acquire(blocking=False):
             raise RuntimeError("a server runs once; make a new Server to serve again")
-        self._began = True
         # Imported after binding: a client that tries while modules are read finds a socket that listens.
         from .signals import ShutdownSignals
 
