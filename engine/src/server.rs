@@ -323,39 +323,48 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     fn keep_watch(&self) {
         block_signals(); // they are for those who run the application
-        let mut long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
-        let mut usher = None;
-        let mut end = None;
-        let mut stuck_looks = 0;
-        self.watch.keep(|| {
-            let Look { is_quiet, is_stuck } = self.look();
-            let now = Instant::now();
-            let next = long_calls.look(&self.watch, now, |call| {
-                if call.is_over_time {
-                    Counters::count(&self.counters.timed_out);
-                }
-                self.app.takes_long(call);
-            });
-            if self.config.max_queue > 0 && is_stuck && self.is_deserted() {
-                self.usher(usher.get_or_insert_with(|| {
-                    Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
-                }));
-                return Quiet::No;
+        let mut rounds = self.rounds();
+        self.watch.keep(|| self.look_around(&mut rounds, Instant::now()));
+    }
+
+    /// For whoever keeps watch in place of [`Server::begin_watch`]'s thread: [`Server::make_round`].
+    pub fn rounds(&self) -> Rounds<A::Desk> {
+        let long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
+        Rounds { long_calls, usher: None, end: None, stuck_looks: 0 }
+    }
+
+    /// One look of the watch, at `now`, with all that follows from it: [`Server::tick`] is a part.
+    pub fn make_round(&self, rounds: &mut Rounds<A::Desk>, now: Instant) {
+        self.look_around(rounds, now);
+    }
+
+    fn look_around(&self, rounds: &mut Rounds<A::Desk>, now: Instant) -> Quiet {
+        let Look { is_quiet, is_stuck } = self.look();
+        let next = rounds.long_calls.look(&self.watch, now, |call| {
+            if call.is_over_time {
+                Counters::count(&self.counters.timed_out);
             }
-            if self.control.is_stopping() && self.is_deserted() {
-                // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
-                let aborts = self.control.is_aborting() && self.config.threads > 1;
-                let end = *end.get_or_insert(now + self.config.graceful_timeout);
-                stuck_looks = if is_stuck { stuck_looks + 1 } else { 0 };
-                if (aborts || now >= end) && stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
-                    self.crew.end();
-                    self.app.gives_up();
-                }
-                return Quiet::No;
-            }
-            let is_needed = self.config.max_queue > 0 && self.is_deserted();
-            if is_quiet && !is_needed { Quiet::Until(next) } else { Quiet::No }
+            self.app.takes_long(call);
         });
+        if self.config.max_queue > 0 && is_stuck && self.is_deserted() {
+            self.usher(rounds.usher.get_or_insert_with(|| {
+                Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
+            }));
+            return Quiet::No;
+        }
+        if self.control.is_stopping() && self.is_deserted() {
+            // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
+            let aborts = self.control.is_aborting() && self.config.threads > 1;
+            let end = *rounds.end.get_or_insert(now + self.config.graceful_timeout);
+            rounds.stuck_looks = if is_stuck { rounds.stuck_looks + 1 } else { 0 };
+            if (aborts || now >= end) && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+                self.crew.end();
+                self.app.gives_up();
+            }
+            return Quiet::No;
+        }
+        let is_needed = self.config.max_queue > 0 && self.is_deserted();
+        if is_quiet && !is_needed { Quiet::Until(next) } else { Quiet::No }
     }
 
     /// One look of the watch. Whether all is quiet.
@@ -399,6 +408,17 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         // A panic leaves the loop between two steps, each of which keeps its invariants.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the watch remembers from one look to the next.
+pub struct Rounds<D> {
+    long_calls: LongCalls,
+    /// Where it stands in for a leader; made when that is needed first.
+    usher: Option<Desk<D>>,
+    /// When it gives up threads that do not come back.
+    end: Option<Instant>,
+    /// Looks at the same errand, while the server ends.
+    stuck_looks: u32,
 }
 
 /// When an errand began: the clock is read only where a follower has been called ahead.
