@@ -400,7 +400,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         if self.crew.claim() {
             // A poller that fails is reported by the next leader.
             let _ = self.lock().usher(desk, self);
-            self.crew.go_out();
+            self.crew.step_back();
         }
     }
 
