@@ -8,12 +8,12 @@
 //! Must not know: sockets, the loop. Invariant: nothing is held unless somebody ticks; what is held leaves by the second
 //! tick; the watch sleeps where nothing is held.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::app::LongCall;
+use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Time between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
