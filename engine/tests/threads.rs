@@ -19,7 +19,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Schedul
 use shuttle::thread;
 use shuttle::{FailurePersistence, Runner};
 use sim::anything::{Anything, Pace, check, script};
-use sim::{MAX_YIELDS, Shared, SimNet, yield_now};
+use sim::{Act, MAX_YIELDS, Shared, SimNet, yield_now};
 
 const SEEDS: u64 = 300;
 
@@ -66,8 +66,11 @@ fn run(seed: u64) {
             then_aborts: (made.random(4) == 0).then(|| made.random(5_000) as u64),
         });
         for (window, acts, mut wanted) in peers {
+            // Who ends its connection, be it one direction only, does not wait any more.
+            let is_patient = !acts.iter().any(|act| matches!(act, Act::Finish));
+            let waits = config.max_queue > 0 && (config.max_queue == 1 || !is_patient);
+            wanted.may_be_cut = stop.is_some() || waits;
             made.add(window, acts);
-            wanted.may_be_cut = stop.is_some() || config.max_queue == 1;
             asked.push(wanted);
         }
         (config, stop)

@@ -353,7 +353,8 @@ pub fn check(taken: &[u8], asked: &Asked) {
         }
     }
     if behaves {
-        assert_eq!(answered, asked.ways.len(), "a peer that behaves gets every answer: {:?}", asked.ways);
+        let seen = String::from_utf8_lossy(&taken[..taken.len().min(300)]);
+        assert_eq!(answered, asked.ways.len(), "a peer that behaves gets every answer: {:?}, not {seen:?}", asked.ways);
         assert!(rest.is_empty(), "and nothing else: {:?}", String::from_utf8_lossy(&rest[..rest.len().min(200)]));
     }
 }
