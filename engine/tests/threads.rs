@@ -21,7 +21,7 @@ use shuttle::{FailurePersistence, Runner};
 use sim::anything::{Anything, Pace, check, script};
 use sim::{Act, MAX_YIELDS, Shared, SimNet, yield_now};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 
 /// Schedules of one seed that are chosen at random, and those with so few changes that a thread did not ask for.
 const AT_RANDOM: usize = 4;
