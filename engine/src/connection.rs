@@ -273,7 +273,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     let (connection, outgoing) = self.call_with_upload(&mut desk.app, outgoing, turn, &mut budget);
                     (connection, outgoing, None)
                 }
-                State::Preface | State::Head | State::Body(_) => self.receive(&mut input, desk, outgoing, turn, &mut budget),
+                State::Preface | State::Head | State::Body(_) => {
+                    self.receive(&mut input, desk, outgoing, turn, &mut budget)
+                }
                 State::Closing => self.close_or_linger(outgoing),
                 State::Lingering(_) => self.linger(&mut input, outgoing, &mut budget),
             };

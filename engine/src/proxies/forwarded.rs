@@ -339,6 +339,7 @@ fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::config::Config;
@@ -445,7 +446,10 @@ mod tests {
             ("X-Forwarded-Port: 8443", "- - - 8443"),
             ("X-Forwarded-For: 192.0.2.1\nX-Forwarded-Proto: https", "192.0.2.1 https - -"),
             // Each proxy has replaced them: what counts is what the first has heard.
-            ("X-Forwarded-For: 192.0.2.1, 10.0.0.2\nX-Forwarded-Proto: https\nX-Forwarded-Host: a", "192.0.2.1 https a -"),
+            (
+                "X-Forwarded-For: 192.0.2.1, 10.0.0.2\nX-Forwarded-Proto: https\nX-Forwarded-Host: a",
+                "192.0.2.1 https a -",
+            ),
             // Each has added to them: the client's own word is farther left.
             ("X-Forwarded-Proto: https, http", "- http - -"),
             ("X-Forwarded-Proto: https\nX-Forwarded-Proto: http", "- http - -"),
@@ -473,7 +477,10 @@ mod tests {
     fn forwarded() {
         check(&[
             ("Forwarded: for=192.0.2.1", "192.0.2.1 - - -"),
-            ("forwarded: For=\"192.0.2.1\";Proto=HTTPS;Host=\"example.com:8443\"", "192.0.2.1 https example.com:8443 -"),
+            (
+                "forwarded: For=\"192.0.2.1\";Proto=HTTPS;Host=\"example.com:8443\"",
+                "192.0.2.1 https example.com:8443 -",
+            ),
             ("Forwarded: for=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17#4711 - - -"),
             ("Forwarded: for=\"192.0.2.1:_port\"", "192.0.2.1 - - -"),
             ("Forwarded: for=192.0.2.1; proto=http ;by=203.0.113.43;", "192.0.2.1 http - -"),

@@ -129,6 +129,7 @@ fn peer(ip: IpAddr, port: [u8; 2]) -> Peer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
