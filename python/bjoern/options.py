@@ -90,7 +90,9 @@ BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show
 SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
-PEERS = Unit((str,), "a str", "a list", "LIST", lambda text: "" if text == "none" else text, lambda text: text or "none")
+PEERS = Unit(
+    (str,), "a str", "a list", "LIST", lambda text: "" if text == "none" else text, lambda text: text or "none"
+)
 PATH = Unit((str,), "a str", "a path", "PATH", lambda text: "" if text == "none" else text, lambda text: text or "none")
 TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
 
@@ -255,7 +257,7 @@ def _check_peers(value: str, label: str) -> None:
     for part in re.split(r"[, \t]+", value):
         if part in ("", "*", "unix"):
             continue
-        address, slash, bits = part.partition("/")
+        _, slash, bits = part.partition("/")
         try:
             # Neither a scope (fe80::1%eth0) nor a mask (10.0.0.0/255.0.0.0), which ipaddress takes, too.
             if "%" in part or (slash and not (bits.isascii() and bits.isdigit())):
