@@ -110,7 +110,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet cargo-fuzz
 	$(PYTHON) engine/fuzz/seed.py
-	cd engine && for target in head chunked connection; do \
+	cd engine && for target in head chunked connection preface forwarded; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
 
 # Needs wrk and util-linux. About 17 minutes; QUICK=1 prints rough numbers after 4. FREE_THREADED=PYTHON: that

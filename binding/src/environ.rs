@@ -144,7 +144,7 @@ impl Environs {
             environ.set_item(intern!(py, "REMOTE_PORT"), ports.text(py, client.port)?)?;
         }
         self.set_fields(py, &environ, request)?;
-        if let Forwarded::By(origin) = &request.forwarded {
+        if let Forwarded::By(origin) = request.forwarded {
             set_origin(py, &environ, origin)?;
         }
         if request.has_body {
@@ -158,6 +158,9 @@ impl Environs {
 
     /// What of a decoded path is the application's own.
     fn path_info<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        if self.root_path.is_empty() {
+            return path;
+        }
         match path.strip_prefix(&self.root_path[..]) {
             Some(rest @ ([] | [b'/', ..])) => rest,
             _ => path, // the proxy has taken it away already
@@ -166,14 +169,15 @@ impl Environs {
 
     fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
         let mut seen = 0u64;
-        let distrusts = request.forwarded == Forwarded::Untrusted;
+        let distrusts = matches!(request.forwarded, Forwarded::Untrusted);
         for (known, name, value) in request.fields() {
             match known {
-                _ if distrusts && is_claim(known, name) => {}
                 names::CONTENT_LENGTH => {}
                 // Taken off with the coding (RFC 9112, section 7.1.3): an application would decode the body again.
                 names::TRANSFER_ENCODING => {}
                 names::HOST if request.authority().is_some() => {}
+                names::FORWARDED..=names::X_REAL_IP if distrusts => {}
+                names::UNKNOWN if distrusts && is_claim(known, name) => {}
                 names::UNKNOWN => {
                     let Some(key) = field_key(name) else { continue };
                     let key = latin1(py, &key)?;

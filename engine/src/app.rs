@@ -118,17 +118,18 @@ pub struct Request<'a> {
     /// Who is at the other end of the connection, or of the one to the proxy where that speaks the PROXY protocol.
     pub peer: Peer,
     /// What trusted proxies say of where it comes from.
-    pub forwarded: Forwarded<'a>,
+    pub forwarded: &'a Forwarded<'a>,
     /// The index of the listener it came by.
     pub listener: usize,
 }
 
 impl<'a> Request<'a> {
     /// Who asks: the peer, or whom the proxies ask for.
-    pub fn client(&self) -> Peer {
-        match &self.forwarded {
-            Forwarded::By(origin) => origin.client.unwrap_or(self.peer),
-            _ => self.peer,
+    #[inline]
+    pub fn client(&self) -> &Peer {
+        match self.forwarded {
+            Forwarded::By(origin) => origin.client.as_ref().unwrap_or(&self.peer),
+            _ => &self.peer,
         }
     }
 

@@ -140,8 +140,6 @@ impl Default for Answer {
 }
 
 enum State<T> {
-    /// Before the first request: a proxy is to say for whom it speaks.
-    Preface,
     /// Waiting for a request, or in the middle of its head.
     Head,
     /// In the middle of a request's body.
@@ -154,6 +152,8 @@ enum State<T> {
     Closing,
     /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
     Lingering(usize),
+    /// Before the first request: a proxy is to say for whom it speaks.
+    Preface,
 }
 
 /// A request whose body is being collected.
@@ -635,6 +635,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     }
 
     /// Takes the proxy's word on whom it speaks for, from the front of `data`: its length where it is whole.
+    #[cold]
     fn introduce(&mut self, data: &[u8], turn: &Turn<'_, A>) -> Result<Option<usize>, Reject> {
         if turn.config.trusted.as_ref().is_some_and(|trusted| !trusted.trusts(self.peer)) {
             return Err(Reject::UntrustedProxy);
@@ -658,12 +659,19 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         self.skipped_blank = false;
         self.progress = true;
         let (head_bytes, behind) = data.split_at(desk.head.len);
-        let forwarded = match read_forwarded(&desk.head, head_bytes, self.peer, turn.config) {
-            Ok(forwarded) => forwarded,
-            Err(reject) => {
-                self.refuse(reject, &mut outgoing, turn);
-                return (self, outgoing, head_bytes.len());
-            }
+        let told;
+        let forwarded = match &turn.config.trusted {
+            None => &Forwarded::Unasked,
+            Some(trusted) => match forwarded::read(&desk.head, head_bytes, self.peer, trusted) {
+                Ok(forwarded) => {
+                    told = forwarded;
+                    &told
+                }
+                Err(reject) => {
+                    self.refuse(reject, &mut outgoing, turn);
+                    return (self, outgoing, head_bytes.len());
+                }
+            },
         };
         let framing = desk.head.framing.unwrap_or(Framing::None);
         let length = match framing {
@@ -731,6 +739,15 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.refuse(Reject::StorageUnavailable, &mut outgoing, turn);
             return (self, outgoing);
         }
+        let told;
+        let forwarded = match &turn.config.trusted {
+            None => &Forwarded::Unasked,
+            Some(trusted) => {
+                let again = forwarded::read(&upload.head, &upload.bytes, self.peer, trusted);
+                told = again.unwrap_or(Forwarded::Untrusted); // it was no error when the head had come
+                &told
+            }
+        };
         let request = Request {
             head: &upload.head,
             bytes: &upload.bytes,
@@ -742,9 +759,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             has_body: true,
             chunked: matches!(upload.rest, Rest::Chunked(_)),
             peer: self.peer,
-            // As it was when the head had come.
-            forwarded: read_forwarded(&upload.head, &upload.bytes, self.peer, turn.config)
-                .unwrap_or(Forwarded::Untrusted),
+            forwarded,
             listener: self.listener.into(),
         };
         self.call(desk, &request, outgoing, turn, budget)
@@ -867,13 +882,6 @@ impl Upload {
                 Ok((data.len() - input.len(), whole))
             }
         }
-    }
-}
-
-fn read_forwarded<'a>(head: &Head, bytes: &'a [u8], peer: Peer, config: &Config) -> Result<Forwarded<'a>, Reject> {
-    match &config.trusted {
-        None => Ok(Forwarded::Unasked),
-        Some(trusted) => forwarded::read(head, bytes, peer, trusted),
     }
 }
 

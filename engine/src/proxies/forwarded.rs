@@ -79,6 +79,7 @@ pub fn is_claim(known: Known, name: &[u8]) -> bool {
 /// [`Reject::BadForwarded`] where somebody who is trusted says what cannot be understood, or both families of fields are
 /// there and differ: one of them is then the client's own. To go on without them would be to take the proxy for the client,
 /// which a client could bring about.
+#[cold]
 pub fn read<'a>(head: &Head, bytes: &'a [u8], peer: Peer, trusted: &Trusted) -> Result<Forwarded<'a>, Reject> {
     if !trusted.trusts(peer) {
         return Ok(Forwarded::Untrusted);
