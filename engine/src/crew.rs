@@ -97,6 +97,14 @@ impl<R> Crew<R> {
         }
     }
 
+    /// Who led though it is none of the crew leads no more. One who came back meanwhile found the loop led and is about to
+    /// rest, and what it had handed in may have been taken: it is called before it is there.
+    pub(crate) fn step_back(&self) {
+        self.led.store(false, Ordering::SeqCst);
+        self.rest_place().calls = 1;
+        self.called.notify_one();
+    }
+
     /// Leaves `returned` for the leader. To be followed by another [`Crew::claim`]: the leader may be out by now.
     pub(crate) fn hand_in(&self, place: usize, returned: R) -> HandedIn<R> {
         let mut exchange = self.exchange();
