@@ -271,15 +271,10 @@ fn set_origin(py: Python<'_>, environ: &Bound<'_, PyDict>, origin: &Origin<'_>) 
     }
     let default_port = scheme.unwrap_or(Scheme::Http).port();
     if let Some(host) = host {
-        let (name, own_port) = split_port(host);
+        let (name, _) = split_port(host);
         let name = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
         environ.set_item(intern!(py, "SERVER_NAME"), latin1(py, name)?)?;
-        let http_host = match port {
-            // Many a proxy sends the name alone, and the port beside it.
-            Some(port) if own_port.is_none() && port != default_port => [host, format!(":{port}").as_bytes()].concat(),
-            _ => host.to_vec(),
-        };
-        environ.set_item(intern!(py, "HTTP_HOST"), latin1(py, &http_host)?)?;
+        environ.set_item(intern!(py, "HTTP_HOST"), latin1(py, host)?)?;
     }
     if let Some(port) = port {
         environ.set_item(intern!(py, "SERVER_PORT"), decimal(py, port.into())?)?;
