@@ -139,6 +139,11 @@ impl Engine {
         self.site.stop(graceful);
     }
 
+    /// Ends what `stop()` has begun, where `run()` never will: once all threads have left `work()`.
+    fn close(&self) {
+        self.servers.iter().for_each(|server| server.end_watch());
+    }
+
     /// An application may refer to its own server: the collector must be able to see it.
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
         self.site.references().into_iter().try_for_each(|object| visit.call(object))

@@ -172,7 +172,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             {
                 return result;
             }
-            if !self.app.blocking(|| self.crew.rest()) {
+            if !self.app.blocking(|| self.crew.rest(|| self.watch.call())) {
                 self.abandon_all();
                 return Ok(());
             }
