@@ -1,6 +1,6 @@
 """Several threads on one loop: who blocks holds nobody up, and every answer is its request's own.
 
-How it works: calls of `apps.gated` tell where they are and wait there to be let go; others ask meanwhile.
+How it works: calls of `apps.gated` tell where they are and wait until the test lets them go; meanwhile others ask.
 Knows: `threads=`.   Must not know: which thread has the loop, and how it changes hands.
 """
 
@@ -312,7 +312,7 @@ def test_every_answer_goes_to_its_client(serve: Serve, calls: Calls) -> None:
 
 
 def test_context_variables_are_the_requests_own(serve: Serve, calls: Calls) -> None:
-    """Where a call is interrupted by others, and the rest of a response given by another thread than its beginning."""
+    """Where one call is interrupted by others, and a response goes on in another thread than it began in."""
     server = serve(GATED, threads=3)
     blocked = [Blocked(server, calls, path, f"{path}1") for path in ("called", "next")]
     with server.connect() as other:

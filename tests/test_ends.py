@@ -246,7 +246,9 @@ signal.signal(signal.SIGINT, heard)
 
 
 def unfinished(what: str, threads: int) -> str:
-    return f"bjoern: ended without an answer to GET /{what}: it took longer than graceful_timeout=0.3\n" * threads
+    # A single thread keeps no book of its request, which is found where the call's frames have the environ.
+    request = "a request" if threads == 1 and what in ("close", "next", "read") else f"GET /{what}"
+    return f"bjoern: ended without an answer to {request}: it took longer than graceful_timeout=0.3\n" * threads
 
 
 @pytest.mark.parametrize("what", NEVER)
@@ -264,7 +266,8 @@ def test_calls_that_never_return_do_not_keep_the_process(
         program.send(number)
         end = program.end()
         for client in clients:
-            assert not until_end(client).endswith(b"0\r\n\r\n")
+            whole = until_end(client).endswith(b"0\r\n\r\n")
+            assert whole == (what == "close"), "a response is whole before its close() runs"
     expected = -number if number == SIGTERM else INTERRUPTED
     assert end.code == (128 + number if threads == 1 else expected), end.errors
     assert end.errors == unfinished(what, threads)

@@ -41,6 +41,9 @@ def test_defaults() -> None:
         "require_host": True,
         "date_header": True,
         "server_header": None,
+        "forwarded_allow_ips": "",
+        "proxy_protocol": False,
+        "root_path": "",
     }
 
 

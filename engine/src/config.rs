@@ -1,7 +1,9 @@
 //! Limits and timeouts: plain numbers with their units.
-//! Knows: nothing but the defaults.   Must not know: where a value came from.
+//! Knows: the defaults.   Must not know: where a value came from.
 
 use std::time::Duration;
+
+use crate::proxies::Trusted;
 
 /// What a server allows and how long it waits. Every limit has an answer: see [`crate::http1::Reject`].
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct Config {
     pub keep_alive: Duration,
     /// For a drain: what is not answered by then is cut.
     pub graceful_timeout: Duration,
+    /// Loops that share the process's open files.
+    pub loops: usize,
     /// Open connections; past it the server stops accepting until one ends. 0: the soft limit of open files less a reserve.
     pub max_connections: usize,
     /// Threads that run the application.
@@ -40,6 +44,10 @@ pub struct Config {
     pub require_host: bool,
     /// Send `Date` (RFC 9110, section 6.6.1).
     pub date_header: bool,
+    /// Whose word counts on where a request comes from, and who may speak the PROXY protocol. `None`: nobody's, and anybody.
+    pub trusted: Option<Trusted>,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Send `Server` with this value.
     pub server_header: Option<Vec<u8>>,
 }
@@ -68,6 +76,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(75),
             graceful_timeout: Duration::from_secs(30),
+            loops: 1,
             max_connections: 0,
             threads: 1,
             timeout: Duration::ZERO,
@@ -75,6 +84,8 @@ impl Default for Config {
             max_queue: 0,
             require_host: true,
             date_header: true,
+            trusted: None,
+            proxy_protocol: false,
             server_header: None,
         }
     }

@@ -32,6 +32,7 @@ _GROUPS = {
     "limits": "limits",
     "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
     "protocol": "protocol",
+    "proxy": "behind a proxy",
 }
 
 

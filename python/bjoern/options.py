@@ -90,6 +90,10 @@ BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show
 SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
+PEERS = Unit(
+    (str,), "a str", "a list", "LIST", lambda text: "" if text == "none" else text, lambda text: text or "none"
+)
+PATH = Unit((str,), "a str", "a path", "PATH", lambda text: "" if text == "none" else text, lambda text: text or "none")
 TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
 
 # A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
@@ -156,6 +160,13 @@ class Options(Deferred):
     require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
+    forwarded_allow_ips: str = _option(
+        "", PEERS, "proxy", "proxies whose Forwarded or X-Forwarded-* count: addresses, networks, unix, * = any peer"
+    )
+    proxy_protocol: bool = _option(
+        False, SWITCH, "proxy", "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed"
+    )
+    root_path: str = _option("", PATH, "proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO")
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -171,11 +182,11 @@ class Options(Deferred):
         check_names(caller, keywords)
         options = cls.__new__(cls)  # `cls()` would have it made a dataclass, which serving does not need
         for option in OPTIONS:
-            text = environ.get(variable(option), "").strip()
+            label, text = _variable_of(option, environ)
             if option.name in keywords:
                 value = check(option, keywords[option.name], option.name)
             else:
-                value = parse(option, text, variable(option)) if text else option.default
+                value = parse(option, text, label) if text else option.default
             vars(options)[option.name] = value
         return options
 
@@ -186,6 +197,19 @@ OPTIONS: tuple[Option, ...] = tuple(Options.declared.values())
 def variable(option: Option) -> str:
     """The environment variable of an option."""
     return f"BJOERN_{option.name.upper()}"
+
+
+# Variables that other servers read, too. They go behind our own.
+_SHARED_VARIABLES = {"forwarded_allow_ips": "FORWARDED_ALLOW_IPS"}
+
+
+def _variable_of(option: Option, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that an option is taken from, and its text, empty where none is set."""
+    label, shared = variable(option), _SHARED_VARIABLES.get(option.name)
+    text = environ.get(label, "").strip()
+    if shared is None or text:
+        return label, text
+    return shared, environ.get(shared, "").strip()
 
 
 def flag(option: Option) -> str:
@@ -216,9 +240,50 @@ def check(option: Option, value: Any, label: str) -> Value:
 
         if not re.fullmatch(_FIELD_VALUE, value):
             raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
+    if unit is PEERS and value:
+        _check_peers(value, label)
+    if unit is PATH and value:
+        _check_path(value, label)
     if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
         raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
     return float(value) if unit is SECONDS else value
+
+
+def _check_peers(value: str, label: str) -> None:
+    """Raises ValueError, naming the part, where one is not what the engine reads: proxies/trusted.rs."""
+    import re
+    from ipaddress import ip_network
+
+    for part in re.split(r"[, \t]+", value):
+        if part in ("", "*", "unix"):
+            continue
+        _, slash, bits = part.partition("/")
+        try:
+            # Neither a scope (fe80::1%eth0) nor a mask (10.0.0.0/255.0.0.0), which ipaddress takes, too.
+            if "%" in part or (slash and not (bits.isascii() and bits.isdigit())):
+                raise ValueError(f"{part!r} is neither ADDRESS nor ADDRESS/BITS")
+            ip_network(part)
+        except ValueError as error:
+            said = str(error)
+            hint = f"; do you mean {ip_network(part, strict=False)}?" if said.endswith("has host bits set") else ""
+            what = "addresses, networks such as 10.0.0.0/8, 'unix' and '*'"
+            raise ValueError(f"{label} must be a list of {what}: {said}{hint}, got {value!r}") from None
+
+
+def _check_path(value: str, label: str) -> None:
+    """Raises ValueError where a path could never be the start of a request's, or not of one at a segment's end."""
+    segments = value.split("/")
+    fault = None
+    if segments[0] or len(segments) == 1:
+        fault = "it does not begin with '/'"
+    elif not segments[-1]:
+        fault = "it ends with '/'"
+    elif {"", ".", ".."} & set(segments[1:]):
+        fault = "it has an empty segment, '.' or '..' in it"
+    elif bad := next((char for char in value if char in "?#%\\" or not char.isprintable()), None):
+        fault = f"{bad!r} is in it" + ("; write what it stands for" if bad == "%" else "")
+    if fault:
+        raise ValueError(f"{label} must be a path such as /shop: {fault}, got {value!r}")
 
 
 def parse(option: Option, text: str, label: str) -> Value:

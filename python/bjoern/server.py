@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from . import addresses
 from ._bjoern import Engine, note_fork
@@ -73,6 +73,7 @@ class Server:
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
         self._turn = allocate_lock()  # taken by the one call of run()
+        self._thread_id: int | None = None  # the one that runs the application, where there is one only
         self._stats: dict[str, int] = {}
         self._stop: bool | None = None  # graceful or not, once asked for
         self._thread: threading.Thread | None = None
@@ -112,6 +113,7 @@ class Server:
                 if ready is not None:
                     ready()
                 if self.options.threads == 1:
+                    self._thread_id = get_ident()
                     engine.run()
                 else:
                     self._run_crew(engine)
@@ -149,6 +151,8 @@ class Server:
         reason = f"it took longer than graceful_timeout={self.options.graceful_timeout:g}"
         if self._stop is False:
             reason = "it was not waited for"
+        if not requests and self._thread_id is not None:
+            requests = [_request_in(self._thread_id)]
         for request in requests:
             print(f"bjoern: ended without an answer to {request}: {reason}", file=sys.stderr)
         if self.options.threads == 1:  # the only thread is the one that does not come back
@@ -219,6 +223,17 @@ def check_callable(app: object) -> None:
 def url_of(address: Address) -> str:
     """An address as people type it: a URL for TCP, else its own text form."""
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
+
+
+def _request_in(thread_id: int) -> str:
+    """The request that a thread is working on, as far as its stack shows one: a single thread keeps no book of it."""
+    request, frame = "a request", sys._current_frames().get(thread_id)
+    while frame is not None:  # the outermost is the application's own
+        for value in frame.f_locals.values():
+            if type(value) is dict and "wsgi.version" in value:
+                request = f"{value.get('REQUEST_METHOD')} {ascii(value.get('RAW_URI'))[1:-1]}"
+        frame = frame.f_back
+    return request
 
 
 def _parsed(bind: Bind | Sequence[Bind] | None) -> list[Address]:
