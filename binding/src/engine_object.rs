@@ -77,6 +77,7 @@ impl Engine {
             let limited = |whole: usize| if whole == 0 { 0 } else { share(whole).max(1) };
             let config = Config {
                 threads: share(threads),
+                loops,
                 max_queue: limited(config.max_queue),
                 max_connections: limited(config.max_connections),
                 ..config.clone()
@@ -135,6 +136,11 @@ impl Engine {
             let _ = server.begin_watch();
         }
         self.site.stop(graceful);
+    }
+
+    /// Ends what `stop()` has begun, where `run()` never will: once all threads have left `work()`.
+    fn close(&self) {
+        self.servers.iter().for_each(|server| server.end_watch());
     }
 
     /// An application may refer to its own server: the collector must be able to see it.
@@ -221,6 +227,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         max_queue: options.getattr("max_queue")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
+        loops: 1,
         server_header: server_header.map(String::into_bytes),
     })
 }

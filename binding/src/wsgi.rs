@@ -74,6 +74,8 @@ pub struct Site {
     pub stoppers: OnceLock<Vec<Stopper<SystemWaker>>>,
     hooks: Hooks,
     pub limits: Limits,
+    /// Somebody looks at what threads do.
+    is_watched: bool,
     /// One for each thread, once it has come.
     tickets: Vec<OnceLock<Arc<Ticket>>>,
     /// Rung when a thread leaves, or the server ends without it. Nothing where the only thread is the one that would hear.
@@ -106,12 +108,14 @@ impl Site {
         threads: usize,
         bell: Option<Bell>,
     ) -> Arc<Site> {
+        let is_watched = threads > 1 || !limits.timeout.is_zero() || !limits.slow_request.is_zero();
         Arc::new(Site {
             application,
             environs,
             stoppers: OnceLock::new(),
             hooks,
             limits,
+            is_watched,
             tickets: (0..threads).map(|_| OnceLock::new()).collect(),
             bell,
             raised: Mutex::default(),
@@ -266,6 +270,9 @@ impl Wsgi {
             }
             return (reply, Progress::More(stream));
         };
+        if matches!(outcome, Progress::Done) {
+            reply.end();
+        }
         let (reply, ()) = stream.start_response.lend(py, reply, Errand::Close, || self.end(py, &stream));
         if let Some(ticket) = &desk.ticket {
             ticket.leave(py);
@@ -351,8 +358,9 @@ impl App<SystemSocket> for Wsgi {
     type Desk = Desk;
 
     fn desk(&self, post: usize) -> Desk {
-        // A thread that calls nothing has no post, and need not be attached.
-        let ticket = self.ticket(post).and_then(|place| match Python::attach(Ticket::new) {
+        // A thread that calls nothing has no post, and need not be attached; a ticket that nobody looks at is not written.
+        let place = self.ticket(post).filter(|_| self.site.is_watched);
+        let ticket = place.and_then(|place| match Python::attach(Ticket::new) {
             Ok(ticket) => Some(place.get_or_init(|| Arc::new(ticket)).clone()),
             Err(_) => None, // it cannot be told of, or interrupted
         });

@@ -92,7 +92,7 @@ impl<R> Crew<R> {
         self.led.store(false, Ordering::SeqCst);
         // Who handed something in and could not claim the lead saw it taken: either by this thread, which sees what is
         // handed in, or by one that leads now.
-        if self.handed_in.load(Ordering::SeqCst) > 0 {
+        if self.has_returns() {
             self.call();
         }
     }
@@ -118,11 +118,13 @@ impl<R> Crew<R> {
         if exchange.missed.len() < before { HandedIn::Awaited } else { HandedIn::Lying }
     }
 
+    /// Whether something has been handed in.
+    pub(crate) fn has_returns(&self) -> bool {
+        self.handed_in.load(Ordering::SeqCst) > 0
+    }
+
     /// The leader's: what has been handed in.
     pub(crate) fn take(&self) -> Vec<(usize, R)> {
-        if self.handed_in.load(Ordering::SeqCst) == 0 {
-            return Vec::new();
-        }
         let mut exchange = self.exchange();
         self.handed_in.store(0, Ordering::SeqCst);
         std::mem::take(&mut exchange.handed_in)
@@ -163,14 +165,19 @@ impl<R> Crew<R> {
         }
     }
 
-    /// Waits to be called; `false` when the crew has ended.
-    pub(crate) fn rest(&self) -> bool {
+    /// Waits to be called; `false` when the crew has ended. `nobody_leads` is called where the leader is out by now: it has
+    /// seen nobody whom it could leave the loop to.
+    pub(crate) fn rest(&self, nobody_leads: impl FnOnce()) -> bool {
         let mut rest = self.rest_place();
         rest.resting += 1;
         self.resting.store(rest.resting, Ordering::SeqCst);
         // Between the last claim and now the leader may have gone out, and found nobody to call.
-        if self.handed_in.load(Ordering::SeqCst) > 0 && !self.is_led() {
-            rest.calls = 1;
+        if !self.is_led() {
+            if self.has_returns() {
+                rest.calls = 1;
+            } else {
+                nobody_leads();
+            }
         }
         while rest.calls == 0 && !rest.ended {
             rest = self.called.wait(rest).unwrap_or_else(PoisonError::into_inner);

@@ -62,7 +62,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     pub fn with_counters(net: N, app: A, config: Config, counters: Arc<Counters>) -> Server<N, A> {
         let waker = net.waker();
         let state = Mutex::new(Loop::new(net, &config));
-        let watch = Arc::new(Watch::new(config.threads, config.needs_watch()));
+        let watch = Arc::new(Watch::new(config.threads, config.times_calls()));
         Server {
             app,
             config,
@@ -172,7 +172,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             {
                 return result;
             }
-            if !self.app.blocking(|| self.crew.rest()) {
+            if !self.app.blocking(|| self.crew.rest(|| self.watch.call())) {
                 self.abandon_all();
                 return Ok(());
             }
@@ -242,10 +242,10 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// did), another is called ahead.
     fn go_out(&self, blocks: bool) -> Began {
         self.crew.go_out();
-        if !self.config.needs_watch() {
-            return Began::AtTick(0);
+        // Where all are out already, there is nobody whom the watch could call.
+        if self.crew.has_rest() || self.config.max_queue > 0 || self.control.is_stopping() {
+            self.watch.call();
         }
-        self.watch.call();
         if self.config.threads == 1 || !(blocks || self.eager.load(Ordering::Relaxed) > 0) {
             return Began::AtTick(self.watch.ticks());
         }
@@ -353,18 +353,23 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             return Quiet::No;
         }
         if self.control.is_stopping() && self.is_deserted() {
-            // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
-            let aborts = self.control.is_aborting() && self.config.threads > 1;
             let end = *rounds.end.get_or_insert(now + self.config.graceful_timeout);
             rounds.stuck_looks = if is_stuck { rounds.stuck_looks + 1 } else { 0 };
-            if (aborts || now >= end) && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+            if (self.control.is_aborting() || now >= end)
+                && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP
+                && self.crew.claim()
+            {
                 self.crew.end();
                 self.app.gives_up();
             }
             return Quiet::No;
         }
         let is_needed = self.config.max_queue > 0 && self.is_deserted();
-        if is_quiet && !is_needed { Quiet::Until(next) } else { Quiet::No }
+        match is_quiet && !is_needed {
+            true if self.is_deserted() => Quiet::Deserted(next),
+            true => Quiet::Until(next),
+            false => Quiet::No,
+        }
     }
 
     /// One look of the watch. Whether all is quiet.

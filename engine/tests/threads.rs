@@ -21,7 +21,7 @@ use shuttle::{FailurePersistence, Runner};
 use sim::anything::{Anything, Pace, check, script};
 use sim::{Act, MAX_YIELDS, Shared, SimNet, yield_now};
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 3_000;
 
 /// Schedules of one seed that are chosen at random, and those with so few changes that a thread did not ask for.
 const AT_RANDOM: usize = 4;
@@ -66,11 +66,10 @@ fn run(seed: u64) {
             then_aborts: (made.random(4) == 0).then(|| made.random(5_000) as u64),
         });
         for (window, acts, mut wanted) in peers {
-            // Who ends its connection, be it one direction only, does not wait any more.
-            let is_patient = !acts.iter().any(|act| matches!(act, Act::Finish));
-            let waits = config.max_queue > 0 && (config.max_queue == 1 || !is_patient);
-            wanted.may_be_cut = stop.is_some() || waits;
+            // Who ends its sending direction while its request waits for a thread is taken to have gone.
+            let may_seem_gone = config.max_queue > 0 && acts.iter().any(|act| matches!(act, Act::Finish));
             made.add(window, acts);
+            wanted.may_be_cut = stop.is_some() || config.max_queue == 1 || may_seem_gone;
             asked.push(wanted);
         }
         (config, stop)

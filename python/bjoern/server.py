@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from . import addresses
 from ._bjoern import Engine, note_fork
@@ -73,6 +73,7 @@ class Server:
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
         self._turn = allocate_lock()  # taken by the one call of run()
+        self._thread_id: int | None = None  # the one that runs the application, where there is one only
         self._stats: dict[str, int] = {}
         self._stop: bool | None = None  # graceful or not, once asked for
         self._thread: threading.Thread | None = None
@@ -110,6 +111,7 @@ class Server:
                 if ready is not None:
                     ready()
                 if self.options.threads == 1:
+                    self._thread_id = get_ident()
                     engine.run()
                 else:
                     self._run_crew(engine)
@@ -132,6 +134,7 @@ class Server:
                 engine.stop(False)
                 for one in crew[:started]:
                     one.join()
+                engine.close()
                 reason = f"only {started} of {wanted} threads could be started ({error})"
                 raise RuntimeError(f"{reason}: give fewer, with threads= or --threads") from None
         if engine.run():
@@ -141,6 +144,8 @@ class Server:
     def _unfinished(self, signals: ShutdownSignals, requests: list[str]) -> None:
         """The server has ended, and these requests have not. Where it is a signal that ended it, so is the process."""
         timeout = f"graceful_timeout={self.options.graceful_timeout:g}"
+        if not requests and self._thread_id is not None:
+            requests = [_request_in(self._thread_id)]
         for request in requests:
             print(f"bjoern: ended without an answer to {request}: it took longer than {timeout}", file=sys.stderr)
         if self.options.threads == 1:  # the only thread is the one that does not come back
@@ -202,6 +207,17 @@ def check_callable(app: object) -> None:
 def url_of(address: Address) -> str:
     """An address as people type it: a URL for TCP, else its own text form."""
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
+
+
+def _request_in(thread_id: int) -> str:
+    """The request that a thread is working on, as far as its stack shows one: a single thread keeps no book of it."""
+    request, frame = "a request", sys._current_frames().get(thread_id)
+    while frame is not None:  # the outermost is the application's own
+        for value in frame.f_locals.values():
+            if type(value) is dict and "wsgi.version" in value:
+                request = f"{value.get('REQUEST_METHOD')} {ascii(value.get('RAW_URI'))[1:-1]}"
+        frame = frame.f_back
+    return request
 
 
 def _parsed(bind: Bind | Sequence[Bind] | None) -> list[Address]:
