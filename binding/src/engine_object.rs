@@ -79,6 +79,7 @@ impl Engine {
             let limited = |whole: usize| if whole == 0 { 0 } else { share(whole).max(1) };
             let config = Config {
                 threads: share(threads),
+                loops,
                 max_queue: limited(config.max_queue),
                 max_connections: limited(config.max_connections),
                 ..config.clone()
@@ -233,6 +234,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         date_header: options.getattr("date_header")?.extract()?,
         trusted,
         proxy_protocol: options.getattr("proxy_protocol")?.extract()?,
+        loops: 1,
         server_header: server_header.map(String::into_bytes),
     })
 }

@@ -270,6 +270,9 @@ impl Wsgi {
             }
             return (reply, Progress::More(stream));
         };
+        if matches!(outcome, Progress::Done) {
+            reply.end();
+        }
         let (reply, ()) = stream.start_response.lend(py, reply, Errand::Close, || self.end(py, &stream));
         if let Some(ticket) = &desk.ticket {
             ticket.leave(py);

@@ -353,11 +353,12 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             return Quiet::No;
         }
         if self.control.is_stopping() && self.is_deserted() {
-            // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
-            let aborts = self.control.is_aborting() && self.config.threads > 1;
             let end = *rounds.end.get_or_insert(now + self.config.graceful_timeout);
             rounds.stuck_looks = if is_stuck { rounds.stuck_looks + 1 } else { 0 };
-            if (aborts || now >= end) && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+            if (self.control.is_aborting() || now >= end)
+                && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP
+                && self.crew.claim()
+            {
                 self.crew.end();
                 self.app.gives_up();
             }
