@@ -2,9 +2,9 @@
 
 `/loop`, `/caught` and `/swallow` run in Python code until they are interrupted: not caught, caught by its name and
 answered, and not caught by `except Exception`. `/native` waits in C code until the test lets it go. `/stream` begins a
-response and then loops, `/native_stream` waits in C code then. `/write` gives a client more than it reads, `/read` loops
-in `read()` of a file behind `file_wrapper`. `/late` answers with an iterable when its time is over. `/brief` ends by itself after `ms`. `/ends` tells what the others have come to; `/quick` does
-nothing.
+response and then loops, `/native_stream` waits in C code then. `/write` gives a client more than it reads, `/read`
+loops in `read()` of a file behind `file_wrapper`. `/late` answers with an iterable when its time is over. `/brief` ends
+by itself after `ms`. `/ends` tells what the others have come to; `/quick` does nothing.
 """
 
 from __future__ import annotations
