@@ -24,6 +24,8 @@ help:
 	@echo "make system  nginx and HAProxy in front, and load through them, where they are installed"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
+	@echo "make model   the interleavings of the server's threads, as many as two minutes allow"
+	@echo "make sanitize  ThreadSanitizer over the engine's threads, where the toolchain has what it needs"
 	@echo "make bench   this server beside others: CPU time per request, with one thread and with sixteen"
 	@echo "make instructions  the instructions of a request, compared with the last counts; UPDATE=1 records them"
 	@echo "make build   the release extension in $(VENV)"
@@ -39,7 +41,7 @@ rust-test:
 	cargo test --locked --workspace
 
 python-test: build $(VENV)/.tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PYTEST)
 
 # Servers whose tests do not say how many threads they have get four: what is true of one must be true of several.
 threaded-test: build $(VENV)/.tests
@@ -68,6 +70,10 @@ test-all:
 # A CPython without GIL (PEP 703), built once a user. That the tests are not run beside each other in threads of one
 # process (pytest-run-parallel) has a reason: they look at servers in processes of their own, so it would be pytest and
 # the clients that are stressed. What several threads do to one server at once is in tests/test_threads.py.
+#
+# Left out is what blocks all threads but one and counts on that one: with a loop a core, each has its own part of the
+# threads, and who comes to a loop whose threads are all blocked waits for them.
+ONE_CREW := test_crew.py test_ends.py test_deadlines.py test_shedding.py
 free-threaded:
 	@mkdir -p .venvs; said=.venvs/free-threaded.log; \
 	echo "Looking for a free-threaded CPython; to build one takes minutes"; \
@@ -77,7 +83,7 @@ free-threaded:
 	venv=.venvs/$${python##*/python}; \
 	[ -x $$venv/bin/python ] || rm -rf $$venv; \
 	echo "== $$($$python --version), free-threaded"; \
-	$(MAKE) --no-print-directory python-test PYTHON=$$python VENV=$$venv
+	$(MAKE) --no-print-directory python-test PYTHON=$$python VENV=$$venv PYTEST="$(ONE_CREW:%=--ignore=tests/%)"
 
 frameworks: build $(VENV)/.tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/frameworks/requirements.txt
@@ -122,6 +128,27 @@ fuzz:
 	$(PYTHON) engine/fuzz/seed.py
 	cd engine && for target in head chunked connection preface forwarded; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+
+# Locks and atomics are shuttle's here, which makes a build of its own.
+.PHONY: model
+model: export CARGO_TARGET_DIR := target/shuttle
+model:
+	cargo test --locked --release -p bjoern-engine --features shuttle --lib crew::model
+	cargo test --locked --release -p bjoern-engine --features shuttle --test threads
+
+# The standard library is built, too: what happens in one that is not looked at would pass for a race. That needs its
+# source (rustup component add rust-src); RUSTC_BOOTSTRAP makes any toolchain take options that are not stable.
+.PHONY: sanitize
+sanitize: export RUSTC_BOOTSTRAP := 1
+sanitize:
+	@for toolchain in "" +nightly; do \
+	    sysroot=$$(rustc $$toolchain --print sysroot 2>/dev/null) || continue; \
+	    [ -e $$sysroot/lib/rustlib/src/rust/library/Cargo.lock ] || continue; \
+	    RUSTFLAGS=-Zsanitizer=thread CARGO_TARGET_DIR=target/sanitize cargo $$toolchain test -p bjoern-engine \
+	        --test real_threads -Zbuild-std --target $$(rustc $$toolchain -vV | sed -n 's/^host: //p'); \
+	    exit; \
+	done; \
+	echo "SKIPPED: ThreadSanitizer, for want of the standard library's source (rustup component add rust-src)"
 
 # Needs wrk and util-linux. About 17 minutes; QUICK=1 prints rough numbers after 4. FREE_THREADED=PYTHON: that
 # interpreter, for which python/ has to hold the extension too, serves what needs one.

@@ -97,8 +97,8 @@ impl Anything {
             Pace::Sleeps => {
                 let before = self.world.lock().looks;
                 self.take_a_moment(wire);
-                // The first of them may have begun before.
-                self.world.lock().looks - before > 2
+                // The first of them may have begun before, and the last is not over.
+                self.world.lock().looks - before > 3
             }
         };
         (lent.take_back().unwrap(), all_sent)

@@ -121,7 +121,7 @@ pub struct World {
     pub threads: Threads,
     /// The server's, and how many connections it may have open; to look at it while it rests.
     pub books: Option<(Arc<Counters>, usize)>,
-    /// Looks of the watch so far.
+    /// Looks of the watch so far, the one that has begun included.
     pub looks: u32,
 }
 
