@@ -6,13 +6,18 @@ Knows: what clients see.   Must not know: who reads requests while all threads a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+import time
+from typing import Any
 
 import pytest
 
+import bjoern
 from conftest import Calls, Serve
 from server_process import ServerProcess
-from wire import Client, message
+from wire import GUARD, Client, message
 
 APP = "apps.gated:app"
 QUEUE = 3
@@ -146,3 +151,44 @@ def test_nothing_is_refused_while_a_thread_is_free(serve: Serve, calls: Calls) -
             assert other.ask("GET", f"/quick?id={number}").json()["id"] == str(number)
         gate.go()
         assert client.recv_response().status == 200
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_waited_in_vain_is_counted(threads: int) -> None:
+    """Also who resets the connection while its request waits."""
+    gate, entered = threading.Event(), threading.Semaphore(0)
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        entered.release()
+        gate.wait()
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    def wait_for(name: str, count: int) -> None:
+        end = time.monotonic() + GUARD
+        while server.stats()[name] != count:
+            assert time.monotonic() < end, server.stats()
+
+    with bjoern.Server(app, "127.0.0.1:0", threads=threads, max_queue=2) as server, contextlib.ExitStack() as stack:
+
+        def ask() -> Client:
+            client = stack.enter_context(Client(server.addresses[0]))  # type: ignore[arg-type]
+            client.send(message())
+            return client
+
+        busy = [ask() for _ in range(threads)]
+        assert all(entered.acquire(timeout=GUARD) for _ in busy)
+        waiting = []
+        for number in range(3):
+            waiting.append(ask())
+            wait_for("connections", threads + number + 1)
+        is_refused(waiting.pop())
+        wait_for("overloaded", 1)
+        waiting.pop().reset()
+        wait_for("gone", 1)
+        waiting.pop().close()
+        wait_for("gone", 2)
+        wait_for("open", threads)
+        gate.set()
+        assert [client.recv_response().body for client in busy] == [b"ok"] * threads
+        assert server.stats()["requests"] == threads

@@ -124,6 +124,7 @@ impl Engine {
             Some(bell) => self.oversee(py, bell),
             None => Ok(self.servers[0].run()?),
         };
+        self.site.await_reports(py);
         match self.site.take_raised() {
             Some(error) => Err(error),
             None => result,

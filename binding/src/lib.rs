@@ -28,6 +28,8 @@ mod _bjoern {
     use crate::engine_object::Engine;
     #[pymodule_export]
     use crate::file_wrapper::FileWrapper;
+    #[pymodule_export]
+    use crate::ticket::SignalHandler;
 
     /// bjoern 3's positional entry: `server_run(sock, wsgi_app[, statsd…])`. What follows the application is ignored.
     #[pyfunction]

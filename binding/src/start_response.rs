@@ -250,7 +250,7 @@ impl Write {
         };
         let result = start(&mut reply, None).and_then(|()| {
             reply.block(data.as_bytes(), || Block::new(data));
-            hand_over(py, &mut reply)
+            hand_over(py, &mut reply, &self.lent)
         });
         let excess = reply.has_excess();
         self.lent.give_back(reply);
@@ -264,11 +264,12 @@ impl Write {
 }
 
 /// Sends everything, with the interpreter free for other threads and its signal handlers heard.
-fn hand_over(py: Python<'_>, reply: &mut Reply) -> PyResult<()> {
+fn hand_over(py: Python<'_>, reply: &mut Reply, lent: &Lent) -> PyResult<()> {
     let mut waited = Duration::ZERO;
     loop {
         match py.detach(|| reply.hand_over(&mut waited)) {
             Ok(true) => return Ok(()),
+            Ok(false) if lent.is_cut() => return Err(PyBrokenPipeError::new_err("the call took longer than timeout")),
             Ok(false) => py.check_signals()?,
             Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
             Err(broken @ Broken::Io(_)) => return Err(PyBrokenPipeError::new_err(broken.to_string())),

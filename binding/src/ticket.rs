@@ -23,6 +23,36 @@ pyo3::create_exception!(
      Python code. Like asyncio.CancelledError it is no Exception, so that `except Exception` does not swallow it."
 );
 
+/// A signal handler that RequestTimeout does not take the signal from.
+///
+/// Where the exception waits for its thread to run Python code again, as behind `time.sleep()`, the first such code may be
+/// a signal handler, which would be left before it has done anything.
+#[pyclass(module = "bjoern", frozen)]
+pub struct SignalHandler(Py<PyAny>);
+
+#[pymethods]
+impl SignalHandler {
+    #[new]
+    fn new(handler: Py<PyAny>) -> SignalHandler {
+        SignalHandler(handler)
+    }
+
+    fn __call__(&self, number: &Bound<'_, PyAny>, frame: &Bound<'_, PyAny>) -> PyResult<()> {
+        let handler = self.0.bind(number.py());
+        let handled = handler.call1((number, frame)).map(drop);
+        if let Err(error) = &handled
+            && error.is_instance_of::<RequestTimeout>(number.py())
+        {
+            handler.call1((number, frame))?;
+        }
+        handled // the exception goes on: it is the call's
+    }
+
+    fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        visit.call(&self.0)
+    }
+}
+
 /// One thread that runs the application.
 pub struct Ticket {
     /// As `threading.get_ident()` has it.

@@ -3,8 +3,8 @@
 //! Invariant: the reply comes back to the engine on every path.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use bjoern_engine::io::{Bell, SystemSocket, SystemWaker};
 use bjoern_engine::{App, Errand, LongCall, Progress, Request, Stopper, Wake};
@@ -26,6 +26,9 @@ pub type Reply = bjoern_engine::Reply<SystemSocket, Wsgi>;
 
 /// The place where it lies while the application's code runs.
 pub type Lent = bjoern_engine::Lent<SystemSocket, Wsgi>;
+
+/// For what is still to be told when the server ends.
+const TIME_TO_REPORT: Duration = Duration::from_secs(1);
 
 /// Spare `start_response` objects that are kept.
 const SPARES: usize = 16;
@@ -82,6 +85,8 @@ pub struct Site {
     bell: Option<Bell>,
     /// The first exception that is to leave `run()`.
     raised: Mutex<Option<PyErr>>,
+    /// Threads that tell of a call that takes long.
+    reports: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Python functions that are told of things, or None.
@@ -119,6 +124,7 @@ impl Site {
             tickets: (0..threads).map(|_| OnceLock::new()).collect(),
             bell,
             raised: Mutex::default(),
+            reports: Mutex::default(),
         })
     }
 
@@ -172,9 +178,29 @@ impl Site {
         let requests: Vec<String> = self.tickets.iter().filter_map(|ticket| ticket.get()?.request(py, None)).collect();
         let unfinished = self.hooks.unfinished.bind(py);
         if !unfinished.is_none()
-            && let Err(error) = unfinished.call1((requests,))
+            && let Err(error) = PyList::new(py, requests).and_then(|list| calls::call(unfinished, [list.as_any()]))
         {
             self.end_with(py, error);
+        }
+    }
+
+    /// Runs `tell` in a thread of its own, which waits for the interpreter: the watch must not. Without the thread it is
+    /// left out.
+    fn report_by(&self, tell: impl FnOnce() + Send + 'static) {
+        if let Ok(thread) = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell) {
+            let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+            reports.retain(|report| !report.is_finished());
+            reports.push(thread);
+        }
+    }
+
+    /// Waits a moment for those threads, once there will be no more: one that ran Python code while the interpreter ends
+    /// would be torn out of ours.
+    pub fn await_reports(&self, py: Python<'_>) {
+        let reports = std::mem::take(&mut *self.reports.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner));
+        let end = Instant::now() + TIME_TO_REPORT;
+        while reports.iter().any(|report| !report.is_finished()) && Instant::now() < end {
+            py.detach(|| thread::sleep(Duration::from_millis(1)));
         }
     }
 
@@ -400,8 +426,7 @@ impl App<SystemSocket> for Wsgi {
             ticket.time_out(call.number);
         }
         let (call, site) = (*call, self.site.clone());
-        // Waits for the interpreter, which the watch must not. Without the thread the client is answered all the same.
-        let tell = move || {
+        self.site.report_by(move || {
             Python::attach(|py| {
                 let limit = if call.is_over_time { site.limits.timeout } else { site.limits.slow_request };
                 if let Err(error) = ticket.report(py, &call, limit) {
@@ -411,8 +436,7 @@ impl App<SystemSocket> for Wsgi {
                     ticket.interrupt(py, call.number);
                 }
             });
-        };
-        let _ = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell);
+        });
     }
 
     fn gives_up(&self) {
@@ -420,8 +444,7 @@ impl App<SystemSocket> for Wsgi {
         if self.site.bell.is_none() {
             // The thread that would tell is the one that does not come back.
             let site = self.site.clone();
-            let tell = move || Python::attach(|py| site.tell_unfinished(py));
-            let _ = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell);
+            self.site.report_by(move || Python::attach(|py| site.tell_unfinished(py)));
         }
     }
 

@@ -148,6 +148,11 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
         }
     }
 
+    /// Whether the time was up while the reply was borrowed.
+    pub fn is_cut(&self) -> bool {
+        self.lock().is_cut
+    }
+
     /// Whether a head can still take the place of another.
     pub fn is_open(&self) -> bool {
         self.lock().reply.as_ref().is_some_and(|reply| !reply.is_started())

@@ -1,6 +1,7 @@
 # The compiled module: the engine and its binding to WSGI. The docstrings are in the module itself.
 
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, Protocol, final
 
 from _typeshed.wsgi import WSGIApplication
@@ -8,12 +9,17 @@ from _typeshed.wsgi import WSGIApplication
 from .options import Options
 from .sockets import SocketLike
 
-__all__ = ["Engine", "FileWrapper", "RequestTimeout", "features", "note_fork", "server_run", "version"]
+__all__ = ["Engine", "FileWrapper", "RequestTimeout", "SignalHandler", "features", "note_fork", "server_run", "version"]
 
 version: tuple[int, int, int]
 features: dict[str, bool]
 
 class RequestTimeout(BaseException): ...
+
+@final
+class SignalHandler:
+    def __new__(cls, handler: Callable[[int, FrameType | None], object], /) -> SignalHandler: ...
+    def __call__(self, number: int, frame: FrameType | None, /) -> None: ...
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...

@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 
+from ._bjoern import SignalHandler
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ class ShutdownSignals:
 
     def __init__(self, stop: Callable[[bool], None]) -> None:
         self._stop = stop
+        self._handler = SignalHandler(self._received)
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
         self._wakeup: tuple[int, int] | None = None  # ours, the previous
@@ -51,7 +54,7 @@ class ShutdownSignals:
             if previous is not None and not ignored:  # None: a handler that is not Python's cannot be put back
                 self._previous[number] = previous  # before the first signal
                 try:
-                    signal.signal(number, self._received)
+                    signal.signal(number, self._handler)
                 except ValueError:  # not the main thread
                     del self._previous[number]
         return self
@@ -130,7 +133,7 @@ class ShutdownSignals:
             current = signal.set_wakeup_fd(-1)
             signal.set_wakeup_fd(previous if current == ours else current)
         for number, handler in self._previous.items():
-            if signal.getsignal(number) == self._received:
+            if signal.getsignal(number) is self._handler:
                 signal.signal(number, handler)
 
 

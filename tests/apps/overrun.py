@@ -2,8 +2,9 @@
 
 `/loop`, `/caught` and `/swallow` run in Python code until they are interrupted: not caught, caught by its name and
 answered, and not caught by `except Exception`. `/native` waits in C code until the test lets it go. `/stream` begins a
-response and then loops. `/brief` ends by itself after `ms`. `/ends` tells what the others have come to; `/quick` does
-nothing.
+response and then loops, `/native_stream` waits in C code then. `/write` gives a client more than it reads, `/read`
+loops in `read()` of a file behind `file_wrapper`. `/late` answers with an iterable when its time is over. `/brief` ends
+by itself after `ms`. `/ends` tells what the others have come to; `/quick` does nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bjoern
 from apps import TEXT, Environ, argument, dispatch, named
@@ -74,6 +75,63 @@ def stream(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         ENDS.append("stream")
 
 
+def native_stream(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    start_response("200 OK", [TEXT])
+    yield b"first"
+    with socket.create_connection(("127.0.0.1", int(environ["HTTP_X_CALLS"]))) as gate:
+        gate.sendall(b"native_stream 0\n")
+        gate.recv(10)
+
+
+def write(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    send = start_response("200 OK", [TEXT])
+    try:
+        while True:
+            send(b"x" * 10_000_000)
+    finally:
+        ENDS.append("write")
+
+
+class Reading:
+    """A file that comes to no end."""
+
+    def __init__(self) -> None:
+        self.began = False
+
+    def read(self, size: int = -1) -> bytes:
+        if self.began:
+            spin_for_ever()
+        self.began = True
+        return b"first"
+
+    def close(self) -> None:
+        ENDS.append("read")
+
+
+def read(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [TEXT])
+    return environ["wsgi.file_wrapper"](Reading())
+
+
+class Late:
+    """An iterable that tells when it is closed."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"too ", b"late"])
+
+    def close(self) -> None:
+        ENDS.append("late")
+
+
+def late(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [TEXT])
+    try:
+        spin_for_ever()
+    except bjoern.RequestTimeout:
+        return Late()
+    return []
+
+
 def brief(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     end = time.monotonic() + int(argument(environ, "ms")) / 1000
     while time.monotonic() < end:
@@ -93,4 +151,4 @@ def quick(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [b"ok"]
 
 
-app = dispatch(named(loop, swallow, caught, native, stream, brief, ends, quick))
+app = dispatch(named(loop, swallow, caught, native, stream, native_stream, write, read, late, brief, ends, quick))

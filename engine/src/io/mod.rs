@@ -79,7 +79,7 @@ pub trait Socket: Send + Sync + 'static {
     /// Ends the sending direction, so that the peer sees the end while it may still be sending.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Makes the close reset the connection: the peer gets an error in place of the end of the stream.
+    /// Resets the connection, at the latest when it is closed: the peer gets an error in place of the end of the stream.
     fn reset_on_close(&mut self);
 
     /// Blocks the calling thread until more can be sent; `Ok(false)` after `timeout`,

@@ -14,7 +14,9 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, Shutdown, getsockname, recv, send, sendmsg, shutdown, sockopt};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, Shutdown, connect_unspec, getsockname, recv, send, sendmsg, shutdown, sockopt,
+};
 
 use super::platform;
 use super::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
@@ -239,6 +241,8 @@ impl Socket for SystemSocket {
 
     fn reset_on_close(&mut self) {
         let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+        // Linux does it at once: who holds the connection may be in a call that has not come back.
+        let _ = connect_unspec(&self.0);
     }
 
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
