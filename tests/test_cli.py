@@ -289,7 +289,7 @@ def test_help(folder: Path) -> None:
         ),
         (["--keep", "5", "hello:app"], "unknown argument --keep; did you mean --keep-alive? (see bjoern --help)"),
         (["--bind"], "argument -b/--bind: expected one argument (see bjoern --help)"),
-        (["--backlog", "x", "hello:app"], "argument --backlog: must be a whole number, got 'x' (see bjoern --help)"),
+        (["--backlog", "x", "hello:app"], "--backlog must be a whole number, got 'x'"),
         (
             ["--keep-alive", "soon", "hello:app"],
             "--keep-alive must be a duration such as 30, 0.5, 500ms, 30s or 5m, got 'soon'",

@@ -41,6 +41,26 @@ def test_defaults() -> None:
         "require_host": True,
         "date_header": True,
         "server_header": None,
+        "bind": (),
+        "backlog": 1024,
+        "reuse_port": False,
+        "workers": 0,
+        "preload": True,
+        "max_requests": 0,
+        "max_rss": 0,
+        "worker_timeout": 0.0,
+        "reload": False,
+        "reload_include": (),
+        "pid": None,
+        "user": None,
+        "group": None,
+        "umask": None,
+        "chdir": None,
+        "pythonpath": (),
+        "access_log": None,
+        "access_log_format": "combined",
+        "log_level": "info",
+        "log_format": "plain",
     }
 
 
@@ -158,7 +178,7 @@ def test_options_cannot_be_changed() -> None:
         Options().keep_alive = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "server_header"])  # None has no text form
+@pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].default not in (None, ())])  # no text form
 def test_shown_default_reads_as_the_default(name: str) -> None:
     shown = OPTIONS[name].unit.show(OPTIONS[name].default)
     assert options.parse(OPTIONS[name], shown, "shown") == OPTIONS[name].default

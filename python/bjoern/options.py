@@ -1,6 +1,6 @@
-"""The options of the server: the one list from which keywords, variables, flags and the documentation derive.
+"""The options: the one list from which keywords, variables, flags, completion and the documentation derive.
 
-Knows: each option's name, default, unit, limits and help text, and how its text form is read.
+Knows: each option's name, default, unit, limits and help text, who takes it, and how its text form is read.
 Must not know: sockets, signals, the command line's other flags, the engine.
 Invariant: an `Options` that exists is valid. Adding an option is adding one field to it.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-Value = bool | int | float | str | None
+Value = bool | int | float | str | tuple[str, ...] | None
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _SIZE_SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB}
@@ -57,6 +57,26 @@ def _parse_switch(text: str) -> bool:
     return _SWITCHES[text.lower()]
 
 
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _parse_mask(text: str) -> int:
+    return int(text, 8) if text.isascii() and text.isdigit() else int("")
+
+
+def _parse_requests(text: str) -> int | str:
+    around(text)
+    return _parse_count(text) if text.isdigit() else text
+
+
+def around(value: int | str) -> tuple[int, int]:
+    """A number of requests, and how many more it may be: of "1000~50", of "1000" or 1000. Raises ValueError."""
+    count, tilde, jitter = str(value).partition("~")
+    number = _parse_count(count)
+    return number, _parse_count(jitter) if tilde else number // 10
+
+
 def _show_size(value: Any) -> str:
     suffix = next((s for s, factor in (("G", GIB), ("M", MIB), ("K", KIB)) if value and value % factor == 0), "")
     return f"{value // _SIZE_SUFFIXES[suffix]}{suffix}"
@@ -65,7 +85,7 @@ def _show_size(value: Any) -> str:
 class Unit:
     """What the values of an option are: as a Python value, and as text in a variable or on the command line."""
 
-    __slots__ = ("maximum", "metavar", "parse", "show", "takes", "text_form", "types")
+    __slots__ = ("choices", "maximum", "metavar", "parse", "problem", "show", "takes", "text_form", "types")
 
     def __init__(
         self,
@@ -76,11 +96,67 @@ class Unit:
         parse: Callable[[str], Value],  # raises ValueError; its text is not used
         show: Callable[[Any], str],  # the text form of a value
         maximum: float = float("inf"),
+        *,
+        problem: Callable[[Any], str] | None = None,  # what is wrong with a value of the right type, "" where nothing
+        choices: tuple[str, ...] = (),
     ) -> None:
         self.types, self.takes, self.text_form, self.metavar = types, takes, text_form, metavar
         self.parse, self.show, self.maximum = parse, show, maximum
+        self.problem, self.choices = problem, choices
 
 
+def _field_value(value: str | None) -> str:
+    import re
+
+    return (
+        ""
+        if value is None or re.fullmatch(_FIELD_VALUE, value)
+        else "Latin-1 text on one line, with no space around it"
+    )
+
+
+def _words(value: str | None) -> str:
+    return "text without control characters" if value is not None and (not value or not value.isprintable()) else ""
+
+
+def _requests(value: int | str) -> str:
+    try:
+        number, jitter = around(value)
+    except ValueError:
+        return _REQUESTS_FORM
+    return "" if max(number, jitter) <= COUNT.maximum else f"{_REQUESTS_FORM}, and at most {COUNT.maximum:.0f}"
+
+
+def _choice(*choices: str) -> Unit:
+    """One of several words."""
+    form = ", ".join(choices[:-1]) + f" or {choices[-1]}"
+
+    def problem(value: str) -> str:
+        if value in choices:
+            return ""
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(value).lower(), choices, n=1)
+        return form + (f" (did you mean {near[0]}?)" if near else "")
+
+    return Unit((str,), "a str", form, "NAME", str, str, problem=problem, choices=choices)
+
+
+def _paths(values: tuple[str, ...]) -> str:
+    return "" if all(isinstance(one, str) and one and one.isprintable() for one in values) else "a list of paths"
+
+
+def _addresses(values: tuple[str, ...]) -> str:
+    from . import addresses
+
+    for one in values:
+        if not isinstance(one, str):
+            return "a list of addresses, each a str"
+        addresses.parse(one)  # raises what is wrong
+    return ""
+
+
+_REQUESTS_FORM = "a number of requests such as 1000, or 1000~50 for up to 50 more"
 _SIZE_FORM = "a size such as 65536, 64K, 1M or 1G"
 _DURATION_FORM = "a duration such as 30, 0.5, 500ms, 30s or 5m"
 _SWITCH_FORM = "1 or 0 (or true/false, yes/no, on/off)"
@@ -90,20 +166,70 @@ BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show
 SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
-TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
+_OR_NONE = (str, type(None))
+TEXT = Unit(_OR_NONE, "a str or None", "text", "TEXT", str, lambda text: text or "none", problem=_field_value)
+PATH = Unit(_OR_NONE, "a str or None", "a path", "PATH", str, lambda text: text or "none", problem=_words)
+LOG_FILE = Unit(
+    _OR_NONE, 'a str or None ("-": standard output)', "a path", "FILE", str, lambda text: text or "off", problem=_words
+)
+NAME = Unit(_OR_NONE, "a str or None", "a name or a number", "NAME", str, lambda text: text or "none", problem=_words)
+ADDRESSES = Unit(
+    (tuple, list),
+    "a list of addresses",
+    "addresses",
+    "ADDR",
+    _parse_list,
+    lambda texts: ", ".join(texts) or "127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set",
+    problem=_addresses,
+)
+PATHS = Unit(
+    (tuple, list),
+    "a list of str",
+    "paths",
+    "PATH",
+    _parse_list,
+    lambda paths: ", ".join(paths) or "none",
+    problem=_paths,
+)
+LINE = Unit((str,), "a str", "text", "FORMAT", str, str, problem=_words)
+REQUESTS = Unit(
+    (int, str), "an int or a str", _REQUESTS_FORM, "N[~J]", _parse_requests, str, (1 << 31) - 1, problem=_requests
+)
+MASK = Unit(
+    (int, type(None)),
+    "an int from 0 to 0o777 or None",
+    "an octal number such as 027",
+    "MASK",
+    _parse_mask,
+    lambda mask: "unchanged" if mask is None else f"{mask:03o}",
+    problem=lambda mask: "" if mask is None or 0 <= mask <= 0o777 else "an octal number from 0 to 777",
+)
+LEVEL = _choice("debug", "info", "warning", "error")
+LOG_FORMAT = _choice("plain", "json")
 
 # A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
 _FIELD_VALUE = r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 
 
 class Option:
-    """One option, and what is known about it; `minimum` is in the unit."""
+    """One option, and what is known about it."""
 
-    __slots__ = ("default", "group", "help", "minimum", "name", "unit")
+    __slots__ = ("default", "group", "help", "minimum", "name", "scope", "short", "unit", "variable")
     name: str
 
-    def __init__(self, default: Value, unit: Unit, group: str, help: str, minimum: float) -> None:
+    def __init__(
+        self,
+        default: Value,
+        unit: Unit,
+        group: str,
+        help: str,
+        minimum: float,  # in the unit
+        scope: str,  # who takes it, see SCOPES
+        short: str,  # the flag of one letter, "" for none: as gunicorn's
+        variable: str,  # a variable that other servers have for it, too; the command alone heeds it
+    ) -> None:
         self.default, self.unit, self.group, self.help, self.minimum = default, unit, group, help, minimum
+        self.scope, self.short, self.variable = scope, short, variable
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -112,20 +238,41 @@ class Option:
         """As a dataclass declares it, with what is known as metadata."""
         import dataclasses
 
-        known: dict[str, Any] = {"unit": self.unit, "group": self.group, "help": self.help, "minimum": self.minimum}
+        known = {key: getattr(self, key) for key in self.__slots__ if key not in ("name", "default")}
         return dataclasses.field(default=self.default, metadata=known)
 
 
-def _option(default: Value, unit: Unit, group: str, help: str, minimum: float = 0) -> Any:
-    return Option(default, unit, group, help, minimum)
+HANDOVER = "BJOERN_HANDOVER"  # no option: by this variable a supervisor's fresh interpreter knows what it is for
+
+# By what takes options: the scopes of those it takes. What makes and minds processes is no business of a `Server`.
+SCOPES = {
+    "server": ("server",),
+    "run": ("server", "run"),
+    "command": ("server", "run", "command"),
+}
+
+
+def _option(
+    default: Value,
+    unit: Unit,
+    group: str,
+    help: str,
+    minimum: float = 0,
+    *,
+    scope: str = "server",
+    short: str = "",
+    variable: str = "",
+) -> Any:
+    return Option(default, unit, group, help, minimum, scope, short, variable)
 
 
 @dataclass(frozen=True)
 class Options(Deferred):
-    """Limits, timeouts and manners of one server; sizes in bytes, times in seconds.
+    """Limits, timeouts and manners of one server, and of the processes around it; sizes in bytes, times in seconds.
 
-    Each field is a keyword of `bjoern.run`, `listen`, `server_run` and `Server` (`keep_alive=5`), a variable
-    (`BJOERN_KEEP_ALIVE=5`) and a flag of the command (`--keep-alive 5`).
+    Each field is a variable (`BJOERN_KEEP_ALIVE=5`) and a flag of the command (`--keep-alive 5`). What is about one
+    server is a keyword of `bjoern.run`, `listen`, `server_run` and `Server` (`keep_alive=5`), what is about processes
+    one of `bjoern.run`.
     Raises TypeError or ValueError, naming the option, where a value is of the wrong type or out of range.
     """
 
@@ -145,7 +292,11 @@ class Options(Deferred):
     graceful_timeout: float = _option(30.0, SECONDS, "timeouts", "for open requests to finish when stopping")
     threads: int = _option(1, COUNT, "concurrency", "threads that run the application", 1)
     timeout: float = _option(
-        0.0, SECONDS, "concurrency", "for one call of the application, 0 = no limit; then 503, and RequestTimeout in it"
+        0.0,
+        SECONDS,
+        "concurrency",
+        "for one call of the application, 0 = no limit; then 503, and RequestTimeout in it",
+        short="-t",
     )
     slow_request: float = _option(
         0.0, SECONDS, "concurrency", "a call that takes longer is logged once, with its Python stack; 0 = none is"
@@ -157,30 +308,133 @@ class Options(Deferred):
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
 
+    bind: tuple[str, ...] = _option(
+        (),
+        ADDRESSES,
+        "where to listen",
+        "HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N; may be given again",
+        scope="command",
+        short="-b",
+    )
+    backlog: int = _option(
+        1024, COUNT, "where to listen", "connections the system queues for the server", scope="command"
+    )
+    reuse_port: bool = _option(
+        False, SWITCH, "where to listen", "let other processes bind the same port", scope="command"
+    )
+
+    workers: int = _option(
+        0,
+        COUNT,
+        "processes",
+        "worker processes, watched and replaced; 0 = none, this process serves",
+        scope="run",
+        short="-w",
+        variable="WEB_CONCURRENCY",
+    )
+    preload: bool = _option(
+        True, SWITCH, "processes", "import the application once, then fork the workers", scope="command"
+    )
+    max_requests: int | str = _option(
+        0,
+        REQUESTS,
+        "processes",
+        "a worker is replaced after so many requests and up to ~J more (a tenth), 0 = never",
+    )
+    max_rss: int = _option(
+        0, BYTES, "processes", "a worker with more memory than this is replaced, 0 = never", scope="run"
+    )
+    worker_timeout: float = _option(
+        0.0,
+        SECONDS,
+        "processes",
+        "a worker whose threads all hang in the application for so long is killed, 0 = never",
+        scope="run",
+    )
+    reload: bool = _option(
+        False, SWITCH, "processes", "for development: restart when an imported file changes", scope="run"
+    )
+    reload_include: tuple[str, ...] = _option(
+        (), PATHS, "processes", "watch this file or folder, too; may be given again", scope="run"
+    )
+    pid: str | None = _option(None, PATH, "processes", "write the process id to this file", scope="run", short="-p")
+    user: str | None = _option(None, NAME, "processes", "serve as this user, once listening", scope="run", short="-u")
+    group: str | None = _option(
+        None, NAME, "processes", "serve as this group (the user's own where there is a user)", scope="run", short="-g"
+    )
+    umask: int | None = _option(
+        None, MASK, "processes", "mask for the modes of new files, the socket's among them", scope="run", short="-m"
+    )
+    chdir: str | None = _option(None, PATH, "processes", "change to this directory first", scope="command")
+    pythonpath: tuple[str, ...] = _option(
+        (), PATHS, "processes", "search this folder for modules, too; may be given again", scope="command"
+    )
+
+    access_log: str | None = _option(
+        None, LOG_FILE, "logs", "write a line for each request to this file, or to standard output"
+    )
+    access_log_format: str = _option(
+        "combined", LINE, "logs", "common, combined, json, or a format of gunicorn's atoms"
+    )
+    log_level: str = _option(
+        "info", LEVEL, "logs", "the least level of the server's messages: debug, info, warning or error", scope="run"
+    )
+    log_format: str = _option(
+        "plain", LOG_FORMAT, "logs", "how they are written: plain, or json for a JSON object a line", scope="run"
+    )
+
     def __post_init__(self) -> None:
         for option in OPTIONS:
             object.__setattr__(self, option.name, check(option, getattr(self, option.name), option.name))
 
     @classmethod
-    def resolve(cls, caller: str, keywords: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
+    def resolve(
+        cls,
+        caller: str,
+        keywords: Mapping[str, Any],
+        environ: Mapping[str, str] = os.environ,
+        scope: str = "server",
+    ) -> Options:
         """The options of a call: keyword, else variable, else default. An empty variable counts as unset.
 
+        What is not in the scope of the caller has its default.
         Raises TypeError for a keyword that is no option, in the words of a call of `caller`;
         ValueError naming the variable where one is malformed; else as `Options`.
         """
-        check_names(caller, keywords)
+        check_names(caller, keywords, scope)
         options = cls.__new__(cls)  # `cls()` would have it made a dataclass, which serving does not need
         for option in OPTIONS:
-            text = environ.get(variable(option), "").strip()
+            value = option.default
             if option.name in keywords:
                 value = check(option, keywords[option.name], option.name)
-            else:
-                value = parse(option, text, variable(option)) if text else option.default
+            elif option.scope in SCOPES[scope]:
+                for name in variables(option, scope):
+                    if text := environ.get(name, "").strip():
+                        value = parse(option, text, name)
+                        break
             vars(options)[option.name] = value
         return options
 
+    @property
+    def watched(self) -> int:
+        """How many worker processes a supervisor is to watch, 0 where none of the options needs one."""
+        needed = (self.max_requests or self.max_rss or self.worker_timeout or self.reload or self.reload_include) or (
+            self.pid or self.user or self.group
+        )
+        return max(self.workers, 1) if needed else self.workers
+
+    def server_keywords(self) -> dict[str, Any]:
+        """The options that are keywords of `Server`."""
+        return {option.name: getattr(self, option.name) for option in OPTIONS if option.scope == "server"}
+
 
 OPTIONS: tuple[Option, ...] = tuple(Options.declared.values())
+
+
+def variables(option: Option, scope: str) -> list[str]:
+    """The environment variables of an option, the one that goes first at the front."""
+    own = variable(option)
+    return [own, option.variable] if option.variable and scope == "command" else [own]
 
 
 def variable(option: Option) -> str:
@@ -193,16 +447,22 @@ def flag(option: Option) -> str:
     return "--" + option.name.replace("_", "-")
 
 
-def check_names(caller: str, names: Iterable[str]) -> None:
-    """Raises TypeError, as Python does for a call of `caller`, at the first name that is no option."""
-    options = [option.name for option in OPTIONS]
+def check_names(caller: str, names: Iterable[str], scope: str = "server") -> None:
+    """Raises TypeError, as Python does for a call of `caller`, at the first name that is no option of the scope."""
+    options = {option.name: option for option in OPTIONS}
     for name in names:
-        if name not in options:
+        if name in options and options[name].scope in SCOPES[scope]:
+            continue
+        hint = f"; {_TAKERS[options[name].scope]} can have it" if name in options else ""
+        if not hint:
             from difflib import get_close_matches  # only ever needed on the way out
 
-            near = get_close_matches(name, options, n=1)
+            near = get_close_matches(name, [one.name for one in OPTIONS if one.scope in SCOPES[scope]], n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
+        raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
+
+
+_TAKERS = {"run": "bjoern.run(app, ...) and the command", "command": "only the command"}
 
 
 def check(option: Option, value: Any, label: str) -> Value:
@@ -211,13 +471,17 @@ def check(option: Option, value: Any, label: str) -> Value:
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit is TEXT and value is not None:
-        import re
-
-        if not re.fullmatch(_FIELD_VALUE, value):
-            raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
-    if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
+    if unit.problem is not None:
+        try:
+            problem = unit.problem(value)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+        if problem:
+            raise ValueError(f"{label} must be {problem}, got {value!r}")
+    elif unit is not SWITCH and not minimum <= value <= unit.maximum:  # NaN fails this, too
         raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
+    if isinstance(value, list):
+        return tuple(value)
     return float(value) if unit is SECONDS else value
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from _thread import allocate_lock, get_ident
 
-from . import addresses
+from . import addresses, messages
 from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
 from .options import Options
@@ -101,9 +101,7 @@ class Server:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
                 listening = [descriptor(sock) for sock in self.sockets]
-                engine = Engine(
-                    self._app, listening, self.options, self.close, lambda left: self._unfinished(signals, left)
-                )
+                engine = self._make_engine(listening, lambda left: self._unfinished(signals, left))
                 signals.wake(engine.wakeup_fd)
                 self._engine = engine
                 if self._stop is not None:
@@ -119,6 +117,9 @@ class Server:
                 self.close()
                 if self._engine is not None:  # its descriptors go with it
                     self._stats, self._engine = self._engine.stats(), None
+
+    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
+        return Engine(self._app, listening, self.options, self.close, unfinished)
 
     def _run_crew(self, engine: Engine) -> None:
         """Serves by several threads, while this one hears signals."""
@@ -146,7 +147,7 @@ class Server:
         if not requests and self._thread_id is not None:
             requests = [_request_in(self._thread_id)]
         for request in requests:
-            print(f"bjoern: ended without an answer to {request}: it took longer than {timeout}", file=sys.stderr)
+            messages.warning(f"ended without an answer to {request}: it took longer than {timeout}")
         if self.options.threads == 1:  # the only thread is the one that does not come back
             self.close()
             signals.force()
@@ -206,6 +207,19 @@ def check_callable(app: object) -> None:
 def url_of(address: Address) -> str:
     """An address as people type it: a URL for TCP, else its own text form."""
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
+
+
+def announcement(where: Sequence[str], options: Options, workers: str = "") -> str:
+    """The line that says that somebody listens: `where`, and by how many threads, or `workers` in words, is served."""
+    import platform
+
+    from . import __version__
+
+    served = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    if workers:
+        served = f"{workers} of {served}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"bjoern {__version__} listening on {', '.join(where)} (pid {os.getpid()}, {python}, {served})"
 
 
 def _request_in(thread_id: int) -> str:
