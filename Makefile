@@ -11,7 +11,7 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test test-all free-threaded frameworks parity rust-test python-test lint compat build clean help
+.PHONY: run test test-all free-threaded frameworks parity system rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
@@ -20,6 +20,7 @@ help:
 	@echo "make free-threaded  the Python tests on a CPython without GIL, which is built where there is none"
 	@echo "make frameworks  Flask, Django, Falcon, Bottle and others, and a browser where there is one"
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
+	@echo "make system  nginx and HAProxy in front, and load through them, where they are installed"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
 	@echo "make bench   this server beside others: CPU time per request, with one thread and with sixteen"
@@ -82,6 +83,10 @@ parity: build $(VENV)/.tests
 	@$(BIN)/python tests/parity/install.py >/dev/null || echo "SKIPPED: what needs bjoern 3.2.2, for the reason above"
 	$(BIN)/python -m pytest -q tests/parity
 
+# It installs nothing: what is missing is skipped, and pytest says why.
+system: build $(VENV)/.tests
+	$(BIN)/python -m pytest -q -rs tests/system
+
 compat: build
 	$(BIN)/python tests/compat/run.py --require
 
@@ -110,7 +115,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet cargo-fuzz
 	$(PYTHON) engine/fuzz/seed.py
-	cd engine && for target in head chunked connection; do \
+	cd engine && for target in head chunked connection preface forwarded; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
 
 # Needs wrk and util-linux. About 17 minutes; QUICK=1 prints rough numbers after 4. FREE_THREADED=PYTHON: that

@@ -130,3 +130,53 @@ def observer() -> Iterator[Observer]:
     watching = Observer()
     yield watching
     watching.close()
+
+
+class Call:
+    """A call of the application that tells where it is (`apps.gated`), and waits there for `go`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(GUARD)
+        self._sock, self._file = sock, sock.makefile("rb")
+
+    def hear(self) -> str:
+        """Where it is now; "" once it has hung up."""
+        return self._file.readline().decode().rstrip("\n")
+
+    def go(self, word: str = "go") -> None:
+        self._sock.sendall(word.encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+        self._sock.close()
+
+
+class Calls:
+    """The calls that run now, by what they tell."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(GUARD)
+        self._found: dict[str, Call] = {}
+        self._all: list[Call] = []
+        self.line = f"X-Calls: {self._listener.getsockname()[1]}"  # the request field that introduces it
+
+    def at(self, where: str) -> Call:
+        """The call that tells `where`, as "call 7": waits until there is one."""
+        while where not in self._found:
+            sock, _ = self._listener.accept()
+            self._all.append(call := Call(sock))
+            self._found[call.hear()] = call
+        return self._found.pop(where)
+
+    def close(self) -> None:
+        self._listener.close()
+        for call in self._all:
+            call.close()
+
+
+@pytest.fixture
+def calls() -> Iterator[Calls]:
+    watching = Calls()
+    yield watching
+    watching.close()

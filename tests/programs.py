@@ -59,6 +59,8 @@ class Program:
         fds: tuple[int, ...] = (),
     ) -> None:
         settings = {name: value for name, value in os.environ.items() if name != "PORT" and name[:7] != "BJOERN_"}
+        if threads := os.environ.get("BJOERN_THREADS"):
+            settings["BJOERN_THREADS"] = threads  # `make threaded-test` means every server
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,

@@ -93,8 +93,11 @@ def chunked(*blocks: bytes) -> bytes:
 class Client:
     """One connection."""
 
-    def __init__(self, address: Address, receive_buffer: int | None = None) -> None:
-        """Connects; `receive_buffer` bounds SO_RCVBUF (bytes), so that a client that does not read is soon full."""
+    def __init__(self, address: Address, receive_buffer: int | None = None, source: str | None = None) -> None:
+        """Connects, from the address `source` where it is given.
+
+        `receive_buffer` bounds SO_RCVBUF (bytes), so that a client that does not read is soon full.
+        """
         family = (
             socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         )
@@ -102,6 +105,8 @@ class Client:
         self.sock.settimeout(GUARD)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            self.sock.bind((source, 0))
         self.sock.connect(address)
         if family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -27,8 +27,8 @@ class Requirement(NamedTuple):
 # Every variable of an environ; "…" stands for a header's name. A test compares them with those of a server.
 VARIABLES = {
     "REQUEST_METHOD": "the method, case kept",
-    "SCRIPT_NAME": "always empty: the application is the root",
-    "PATH_INFO": "the path, percent-decoded, each byte a latin-1 character",
+    "SCRIPT_NAME": "`root_path`; empty where that is not set: the application is the root",
+    "PATH_INFO": "the path behind `root_path`, percent-decoded, each byte a latin-1 character",
     "QUERY_STRING": "what follows the first `?`, as it was sent; empty where there is none",
     "RAW_URI": "the target as it was sent",
     "REQUEST_URI": "the same, by the name that uWSGI gave it",
@@ -425,7 +425,13 @@ def document() -> str:
             text = " ".join(filter(None, [requirement.text, requirement.note]))
             lines.append(f"| {requirement.level} | {text} | {'<br>'.join(map(link, requirement.tests)) or 'no test'} |")
         lines.append("")
-    lines += ["## Variables\n", "All that an environ holds.\n", "| variable | value |", "|---|---|"]
+    lines += [
+        "## Variables\n",
+        "All that an environ holds. Behind a proxy that is trusted, `REMOTE_ADDR`, `REMOTE_PORT`, `wsgi.url_scheme`, "
+        "`HTTP_HOST`,\n`SERVER_NAME` and `SERVER_PORT` are [what it tells of the client](running.md#behind-a-proxy).\n",
+        "| variable | value |",
+        "|---|---|",
+    ]
     lines += [f"| `{name}` | {value} |" for name, value in VARIABLES.items()]
     return "\n".join([*lines, ""])
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
 use bjoern_engine::io::{Bell, System};
+use bjoern_engine::proxies::Trusted;
 use bjoern_engine::{Config, Counters, Server};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -64,7 +65,8 @@ impl Engine {
         let nets = nets.collect::<PyResult<Vec<_>>>()?;
         let addresses = nets.first().map(System::addresses).unwrap_or_default();
         let errors = py.import("sys")?.getattr("stderr")?;
-        let environs = Environs::new(py, &addresses, &errors, threads > 1)?;
+        let root_path: String = options.getattr("root_path")?.extract()?;
+        let environs = Environs::new(py, &addresses, &errors, threads > 1, &root_path)?;
         let or_none = |hook: Option<Py<PyAny>>| hook.unwrap_or_else(|| py.None());
         let hooks = Hooks { draining: or_none(draining), unfinished: or_none(unfinished) };
         let limits = Limits { timeout: config.timeout, slow_request: config.slow_request };
@@ -137,6 +139,11 @@ impl Engine {
         self.site.stop(graceful);
     }
 
+    /// Ends what `stop()` has begun, where `run()` never will: once all threads have left `work()`.
+    fn close(&self) {
+        self.servers.iter().for_each(|server| server.end_watch());
+    }
+
     /// An application may refer to its own server: the collector must be able to see it.
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
         self.site.references().into_iter().try_for_each(|object| visit.call(object))
@@ -204,6 +211,9 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
             .map_err(|_| PyValueError::new_err(format!("{name} must be seconds, not {value}")))
     };
     let server_header: Option<String> = options.getattr("server_header")?.extract()?;
+    let forwarded_allow_ips: String = options.getattr("forwarded_allow_ips")?.extract()?;
+    let trusted = Trusted::parse(&forwarded_allow_ips)
+        .map_err(|part| PyValueError::new_err(format!("forwarded_allow_ips must not have {part:?} in it")))?;
     Ok(Config {
         max_head: options.getattr("max_head")?.extract::<usize>()?.min(MAX_HEAD_BYTES),
         max_fields: options.getattr("max_fields")?.extract()?,
@@ -221,6 +231,8 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         max_queue: options.getattr("max_queue")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
+        trusted,
+        proxy_protocol: options.getattr("proxy_protocol")?.extract()?,
         server_header: server_header.map(String::into_bytes),
     })
 }

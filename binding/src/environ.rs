@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 
 use bjoern_engine::http1::names::{self, Known, NAMES};
 use bjoern_engine::http1::target::decode;
+use bjoern_engine::proxies::{Forwarded, Origin, Scheme, forwarded::is_claim};
 use bjoern_engine::{Body, Request};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -31,6 +32,8 @@ pub struct Environs {
     protocols: [Py<PyString>; 2],
     bytes_io: Py<PyAny>,
     open: Py<PyAny>,
+    /// Where the application is mounted; empty or `/…`.
+    root_path: Vec<u8>,
 }
 
 /// What an environ starts as.
@@ -66,22 +69,25 @@ impl Ports {
 pub type OpenInput<'py> = Option<Bound<'py, PyAny>>;
 
 impl Environs {
-    /// `addresses` are the listeners' own; `None` for a Unix socket. `errors` and `multithread` become `wsgi.errors` and
-    /// `wsgi.multithread`.
+    /// `addresses` are the listeners' own; `None` for a Unix socket. `errors`, `multithread` and `root_path` become
+    /// `wsgi.errors`, `wsgi.multithread` and `SCRIPT_NAME`.
     pub fn new(
         py: Python<'_>,
         addresses: &[Option<SocketAddr>],
         errors: &Bound<'_, PyAny>,
         multithread: bool,
+        root_path: &str,
     ) -> PyResult<Environs> {
         let intern = |text: &str| PyString::intern(py, text).unbind();
         let io = py.import("io")?;
+        let script_name = latin1(py, root_path.as_bytes())?;
         Ok(Environs {
             templates: addresses
                 .iter()
                 .map(|address| {
                     let peer = address.map(|_| PROXY);
-                    Ok(Template { environ: template(py, *address, peer, errors, multithread)?.unbind(), peer })
+                    let environ = template(py, *address, peer, errors, multithread, &script_name)?;
+                    Ok(Template { environ: environ.unbind(), peer })
                 })
                 .collect::<PyResult<_>>()?,
             keys: NAMES.map(|name| match name {
@@ -93,6 +99,7 @@ impl Environs {
             protocols: ["HTTP/1.0", "HTTP/1.1"].map(intern),
             bytes_io: io.getattr("BytesIO")?.unbind(),
             open: io.getattr("open")?.unbind(),
+            root_path: root_path.into(),
         })
     }
 
@@ -115,11 +122,11 @@ impl Environs {
         if request.path_is_escaped() {
             let mut path = Vec::new();
             decode(request.path(), &mut path);
-            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, &path)?)?;
-        } else if request.path().len() == request.target().len() {
+            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, self.path_info(&path))?)?;
+        } else if request.path().len() == request.target().len() && self.root_path.is_empty() {
             environ.set_item(intern!(py, "PATH_INFO"), &target)?;
         } else {
-            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, request.path())?)?;
+            environ.set_item(intern!(py, "PATH_INFO"), latin1(py, self.path_info(request.path()))?)?;
         }
         environ.set_item(intern!(py, "RAW_URI"), &target)?;
         environ.set_item(intern!(py, "REQUEST_URI"), &target)?;
@@ -129,13 +136,17 @@ impl Environs {
         if request.minor() == 0 {
             environ.set_item(intern!(py, "SERVER_PROTOCOL"), self.protocols[0].bind(py))?;
         }
-        if request.peer.ip != template.peer {
-            environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(request.peer.ip))?;
+        let client = request.client();
+        if client.ip != template.peer {
+            environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(client.ip))?;
         }
-        if request.peer.ip.is_some() {
-            environ.set_item(intern!(py, "REMOTE_PORT"), ports.text(py, request.peer.port)?)?;
+        if client.port != 0 {
+            environ.set_item(intern!(py, "REMOTE_PORT"), ports.text(py, client.port)?)?;
         }
         self.set_fields(py, &environ, request)?;
+        if let Forwarded::By(origin) = request.forwarded {
+            set_origin(py, &environ, origin)?;
+        }
         if request.has_body {
             // Of a list of equal lengths one is left; a chunked body is whole by now, so its length is known.
             environ.set_item(intern!(py, "CONTENT_LENGTH"), decimal(py, request.body_len)?)?;
@@ -145,14 +156,28 @@ impl Environs {
         Ok((environ, matches!(request.body, Body::File(_)).then_some(input)))
     }
 
+    /// What of a decoded path is the application's own.
+    fn path_info<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        if self.root_path.is_empty() {
+            return path;
+        }
+        match path.strip_prefix(&self.root_path[..]) {
+            Some(rest @ ([] | [b'/', ..])) => rest,
+            _ => path, // the proxy has taken it away already
+        }
+    }
+
     fn set_fields(&self, py: Python<'_>, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
         let mut seen = 0u64;
+        let distrusts = matches!(request.forwarded, Forwarded::Untrusted);
         for (known, name, value) in request.fields() {
             match known {
                 names::CONTENT_LENGTH => {}
                 // Taken off with the coding (RFC 9112, section 7.1.3): an application would decode the body again.
                 names::TRANSFER_ENCODING => {}
                 names::HOST if request.authority().is_some() => {}
+                names::FORWARDED..=names::X_REAL_IP if distrusts => {}
+                names::UNKNOWN if distrusts && is_claim(known, name) => {}
                 names::UNKNOWN => {
                     let Some(key) = field_key(name) else { continue };
                     let key = latin1(py, &key)?;
@@ -202,6 +227,7 @@ fn template<'py>(
     peer: Option<IpAddr>,
     errors: &Bound<'py, PyAny>,
     multithread: bool,
+    script_name: &Bound<'py, PyString>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let environ = PyDict::new(py);
     environ.set_item(intern!(py, "REQUEST_METHOD"), PyString::intern(py, "GET"))?;
@@ -210,7 +236,7 @@ fn template<'py>(
     }
     environ.set_item(intern!(py, "QUERY_STRING"), "")?;
     environ.set_item(intern!(py, "SERVER_PROTOCOL"), "HTTP/1.1")?;
-    environ.set_item(intern!(py, "SCRIPT_NAME"), "")?;
+    environ.set_item(intern!(py, "SCRIPT_NAME"), script_name)?;
     environ.set_item(intern!(py, "REMOTE_ADDR"), ip_text(peer))?;
     environ.set_item(intern!(py, "REMOTE_PORT"), "")?;
     // Neither may be empty (PEP 3333); a Unix socket has no better name.
@@ -234,6 +260,44 @@ fn template<'py>(
     environ.set_item(intern!(py, "HTTP_HOST"), "")?;
     environ.del_item(intern!(py, "HTTP_HOST"))?;
     Ok(environ)
+}
+
+/// What the client asked the first proxy for, in place of what the last one asks here.
+#[cold]
+fn set_origin(py: Python<'_>, environ: &Bound<'_, PyDict>, origin: &Origin<'_>) -> PyResult<()> {
+    let Origin { scheme, host, port, .. } = *origin;
+    if let Some(scheme) = scheme {
+        environ.set_item(intern!(py, "wsgi.url_scheme"), scheme.name())?;
+    }
+    let default_port = scheme.unwrap_or(Scheme::Http).port();
+    if let Some(host) = host {
+        let (name, _) = split_port(host);
+        let name = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
+        environ.set_item(intern!(py, "SERVER_NAME"), latin1(py, name)?)?;
+        environ.set_item(intern!(py, "HTTP_HOST"), latin1(py, host)?)?;
+    }
+    if let Some(port) = port {
+        environ.set_item(intern!(py, "SERVER_PORT"), decimal(py, port.into())?)?;
+    } else if scheme.is_some() || host.is_some() {
+        // The client's port is in the URL, or the one that URLs leave out.
+        let http_host = environ.get_item(intern!(py, "HTTP_HOST"))?.map(|host| host.extract::<String>()).transpose()?;
+        let own_port = http_host.as_ref().and_then(|host| split_port(host.as_bytes()).1);
+        match own_port {
+            Some(port) => environ.set_item(intern!(py, "SERVER_PORT"), latin1(py, port)?)?,
+            None => environ.set_item(intern!(py, "SERVER_PORT"), decimal(py, default_port.into())?)?,
+        }
+    }
+    Ok(())
+}
+
+/// The name in a `Host`, and the port behind it, where there is one.
+fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match host.iter().rposition(|byte| !byte.is_ascii_digit()) {
+        Some(colon) if host[colon] == b':' => {
+            (&host[..colon], Some(&host[colon + 1..]).filter(|port| !port.is_empty()))
+        }
+        _ => (host, None),
+    }
 }
 
 /// The key of a field that is not in the table; `None` for one that is dropped.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::http1::head::Head;
 use crate::http1::names::Known;
 use crate::io::{Peer, Socket};
+use crate::proxies::Forwarded;
 use crate::reply::Reply;
 
 /// What answers requests.
@@ -114,13 +115,24 @@ pub struct Request<'a> {
     pub has_body: bool,
     /// Whether the body came in the chunked coding, by now decoded.
     pub chunked: bool,
-    /// Who asks.
+    /// Who is at the other end of the connection, or of the one to the proxy where that speaks the PROXY protocol.
     pub peer: Peer,
+    /// What trusted proxies say of where it comes from.
+    pub forwarded: &'a Forwarded<'a>,
     /// The index of the listener it came by.
     pub listener: usize,
 }
 
 impl<'a> Request<'a> {
+    /// Who asks: the peer, or whom the proxies ask for.
+    #[inline]
+    pub fn client(&self) -> &Peer {
+        match self.forwarded {
+            Forwarded::By(origin) => origin.client.as_ref().unwrap_or(&self.peer),
+            _ => &self.peer,
+        }
+    }
+
     /// The method, case preserved.
     pub fn method(&self) -> &'a [u8] {
         self.head.method.of(self.bytes)

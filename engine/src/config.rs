@@ -1,7 +1,9 @@
 //! Limits and timeouts: plain numbers with their units.
-//! Knows: nothing but the defaults.   Must not know: where a value came from.
+//! Knows: the defaults.   Must not know: where a value came from.
 
 use std::time::Duration;
+
+use crate::proxies::Trusted;
 
 /// What a server allows and how long it waits. Every limit has an answer: see [`crate::http1::Reject`].
 #[derive(Clone, Debug)]
@@ -40,6 +42,10 @@ pub struct Config {
     pub require_host: bool,
     /// Send `Date` (RFC 9110, section 6.6.1).
     pub date_header: bool,
+    /// Whose word counts on where a request comes from, and who may speak the PROXY protocol. `None`: nobody's, and anybody.
+    pub trusted: Option<Trusted>,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Send `Server` with this value.
     pub server_header: Option<Vec<u8>>,
 }
@@ -75,6 +81,8 @@ impl Default for Config {
             max_queue: 0,
             require_host: true,
             date_header: true,
+            trusted: None,
+            proxy_protocol: false,
             server_header: None,
         }
     }

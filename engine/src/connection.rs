@@ -1,6 +1,7 @@
 //! One connection's life: read a head, collect the body, call the application, answer, again.
 //!
 //! ```text
+//!   (Preface) ──►
 //!   Head ──► Body ──► (call) ──► Streaming ──► Head         kept alive
 //!     │        └─► Whole ─┘ when a thread is free
 //!     └────────────────┴───────────┴──► Closing ──► Lingering ──► gone
@@ -24,6 +25,7 @@ use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error};
 use crate::http1::{Framing, Reject, ResponseHead};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::{Flushed, Outbox};
+use crate::proxies::{Forwarded, forwarded, preface};
 use crate::reply::{Outgoing, Reply};
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
@@ -150,6 +152,8 @@ enum State<T> {
     Closing,
     /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
     Lingering(usize),
+    /// Before the first request: a proxy is to say for whom it speaks.
+    Preface,
 }
 
 /// A request whose body is being collected.
@@ -202,12 +206,12 @@ type Serving<S, A> = Box<Connection<S, A>>;
 
 impl<S: Socket, A: App<S>> Connection<S, A> {
     /// A connection just accepted. Its request is usually there already, so it is read at once.
-    pub(crate) fn new(socket: S, peer: Peer, listener: usize) -> Serving<S, A> {
+    pub(crate) fn new(socket: S, peer: Peer, listener: usize, config: &Config) -> Serving<S, A> {
         Box::new(Connection {
             socket,
             peer,
             listener: listener as u16,
-            state: State::Head,
+            state: if config.proxy_protocol { State::Preface } else { State::Head },
             inbox: Vec::new(),
             scan: Scan::default(),
             unseen: false,
@@ -242,7 +246,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             if self.ready.hung_up {
                 match self.state {
                     // What came before the end can still be read from a Unix socket; over TCP the error is read.
-                    State::Head | State::Body(_) => self.ready.readable = true,
+                    State::Preface | State::Head | State::Body(_) => self.ready.readable = true,
                     _ => break Verdict::Close,
                 }
             }
@@ -269,7 +273,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     let (connection, outgoing) = self.call_with_upload(&mut desk.app, outgoing, turn, &mut budget);
                     (connection, outgoing, None)
                 }
-                State::Head | State::Body(_) => self.receive(&mut input, desk, outgoing, turn, &mut budget),
+                State::Preface | State::Head | State::Body(_) => {
+                    self.receive(&mut input, desk, outgoing, turn, &mut budget)
+                }
                 State::Closing => self.close_or_linger(outgoing),
                 State::Lingering(_) => self.linger(&mut input, outgoing, &mut budget),
             };
@@ -372,7 +378,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         let follows = match self.state {
             State::Streaming(..) => turn.crowded || budget.blocks + 1 < BLOCKS_PER_TURN,
             State::Head | State::Body(_) | State::Whole(_) => turn.crowded,
-            State::Closing | State::Lingering(_) => false,
+            State::Preface | State::Closing | State::Lingering(_) => false,
         };
         follows && self.outbox.is_empty() && !self.answer.broken
     }
@@ -612,11 +618,32 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     }
                     Err(reject) => self.refuse(reject, &mut outgoing, turn),
                 },
+                State::Preface => match self.introduce(rest, turn) {
+                    Ok(Some(used)) => at += used,
+                    Ok(None) => return (self, outgoing, at),
+                    Err(reject) => {
+                        turn.counters.reject(reject);
+                        self.state = State::Closing;
+                        self.answer.broken = true; // nothing is said to whom nothing is known of
+                    }
+                },
                 _ => break,
             }
         }
         self.unseen |= at < data.len();
         (self, outgoing, at)
+    }
+
+    /// Takes the proxy's word on whom it speaks for, from the front of `data`: its length where it is whole.
+    #[cold]
+    fn introduce(&mut self, data: &[u8], turn: &Turn<'_, A>) -> Result<Option<usize>, Reject> {
+        if turn.config.trusted.as_ref().is_some_and(|trusted| !trusted.trusts(self.peer)) {
+            return Err(Reject::UntrustedProxy);
+        }
+        let Some(preface) = preface::parse(data, turn.config.max_head)? else { return Ok(None) };
+        self.peer = preface.source.unwrap_or(self.peer);
+        self.state = State::Head;
+        Ok(Some(preface.len))
     }
 
     /// A head is whole: calls the application where the body is too, else begins to collect it.
@@ -632,6 +659,20 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         self.skipped_blank = false;
         self.progress = true;
         let (head_bytes, behind) = data.split_at(desk.head.len);
+        let told;
+        let forwarded = match &turn.config.trusted {
+            None => &Forwarded::Unasked,
+            Some(trusted) => match forwarded::read(&desk.head, head_bytes, self.peer, trusted) {
+                Ok(forwarded) => {
+                    told = forwarded;
+                    &told
+                }
+                Err(reject) => {
+                    self.refuse(reject, &mut outgoing, turn);
+                    return (self, outgoing, head_bytes.len());
+                }
+            },
+        };
         let framing = desk.head.framing.unwrap_or(Framing::None);
         let length = match framing {
             Framing::None => 0,
@@ -658,6 +699,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 has_body: framing != Framing::None,
                 chunked: false,
                 peer: self.peer,
+                forwarded,
                 listener: self.listener.into(),
             };
             let used = head_bytes.len() + body.len();
@@ -697,6 +739,15 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.refuse(Reject::StorageUnavailable, &mut outgoing, turn);
             return (self, outgoing);
         }
+        let told;
+        let forwarded = match &turn.config.trusted {
+            None => &Forwarded::Unasked,
+            Some(trusted) => {
+                let again = forwarded::read(&upload.head, &upload.bytes, self.peer, trusted);
+                told = again.unwrap_or(Forwarded::Untrusted); // it was no error when the head had come
+                &told
+            }
+        };
         let request = Request {
             head: &upload.head,
             bytes: &upload.bytes,
@@ -708,6 +759,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             has_body: true,
             chunked: matches!(upload.rest, Rest::Chunked(_)),
             peer: self.peer,
+            forwarded,
             listener: self.listener.into(),
         };
         self.call(desk, &request, outgoing, turn, budget)

@@ -2,9 +2,9 @@
 //! Must not know: the loop, connections. Read by whoever serves, written from any thread or signal handler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::io::Waker;
+use crate::sync::{AtomicU8, Ordering};
 use crate::watch::Watch;
 
 const DRAIN: u8 = 1;

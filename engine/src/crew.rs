@@ -97,6 +97,14 @@ impl<R> Crew<R> {
         }
     }
 
+    /// Who led though it is none of the crew leads no more. One who came back meanwhile found the loop led and is about to
+    /// rest, and what it had handed in may have been taken: it is called before it is there.
+    pub(crate) fn step_back(&self) {
+        self.led.store(false, Ordering::SeqCst);
+        self.rest_place().calls = 1;
+        self.called.notify_one();
+    }
+
     /// Leaves `returned` for the leader. To be followed by another [`Crew::claim`]: the leader may be out by now.
     pub(crate) fn hand_in(&self, place: usize, returned: R) -> HandedIn<R> {
         let mut exchange = self.exchange();
@@ -157,14 +165,19 @@ impl<R> Crew<R> {
         }
     }
 
-    /// Waits to be called; `false` when the crew has ended.
-    pub(crate) fn rest(&self) -> bool {
+    /// Waits to be called; `false` when the crew has ended. `nobody_leads` is called where the leader is out by now: it has
+    /// seen nobody whom it could leave the loop to.
+    pub(crate) fn rest(&self, nobody_leads: impl FnOnce()) -> bool {
         let mut rest = self.rest_place();
         rest.resting += 1;
         self.resting.store(rest.resting, Ordering::SeqCst);
         // Between the last claim and now the leader may have gone out, and found nobody to call.
-        if self.has_returns() && !self.is_led() {
-            rest.calls = 1;
+        if !self.is_led() {
+            if self.has_returns() {
+                rest.calls = 1;
+            } else {
+                nobody_leads();
+            }
         }
         while rest.calls == 0 && !rest.ended {
             rest = self.called.wait(rest).unwrap_or_else(PoisonError::into_inner);

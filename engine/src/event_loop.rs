@@ -456,7 +456,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     break;
                 }
                 match self.net.accept(index) {
-                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index), server),
+                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &server.config), server),
                     Err(error) => self.accept_failed(index, &error, server, now),
                 }
             }

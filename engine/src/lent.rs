@@ -2,12 +2,13 @@
 //! Must not know: the loop; which language the application is written in.
 //! Invariant: one owner at a time; the lock is held for moments only, never while the application or the peer is waited for.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::app::App;
 use crate::http1::ResponseHead;
 use crate::io::Socket;
 use crate::reply::Reply;
+use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::watch::Held;
 
 /// For what the application's code runs.

@@ -8,6 +8,7 @@
 //!       timeouts    io   connection ── one peer's life: read, parse, call, answer, again
 //!                    \   /    |    \
 //!                   sockets  http1  spool ── pure grammar and framing / a body in memory, then in a file
+//!                              proxies ── what they say of the peer behind them: pure, too
 //! ```
 //!
 //! [`App`] is the only door to the application. Must not know: Python, WSGI, the GIL.
@@ -25,6 +26,7 @@ pub mod http1;
 pub mod io;
 mod lent;
 mod outbox;
+pub mod proxies;
 mod reply;
 mod server;
 mod spool;
@@ -38,5 +40,5 @@ pub use control::Stopper;
 pub use counters::Counters;
 pub use lent::{Errand, Lent, NotTaken};
 pub use reply::{Broken, Reply};
-pub use server::Server;
+pub use server::{Rounds, Server};
 pub use spool::Spool;

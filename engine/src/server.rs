@@ -3,8 +3,7 @@
 //! Invariant: nothing of the loop is held while a connection is served, so the loop can change hands meanwhile.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use crate::counters::Counters;
 use crate::crew::{Crew, HandedIn};
 use crate::event_loop::{Loop, Next, Phase, Returned, Task};
 use crate::io::{Net, Waker, block_signals};
+use crate::sync::{AtomicUsize, Guess, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 use crate::watch::{LongCalls, Quiet, Watch};
 
 /// For the watch, which calls nothing deep.
@@ -62,7 +62,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     pub fn with_counters(net: N, app: A, config: Config, counters: Arc<Counters>) -> Server<N, A> {
         let waker = net.waker();
         let state = Mutex::new(Loop::new(net, &config));
-        let watch = Arc::new(Watch::new(config.threads, config.needs_watch()));
+        let watch = Arc::new(Watch::new(config.threads, config.times_calls()));
         Server {
             app,
             config,
@@ -172,7 +172,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             {
                 return result;
             }
-            if !self.app.blocking(|| self.crew.rest()) {
+            if !self.app.blocking(|| self.crew.rest(|| self.watch.call())) {
                 self.abandon_all();
                 return Ok(());
             }
@@ -242,15 +242,15 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// did), another is called ahead.
     fn go_out(&self, blocks: bool) -> Began {
         self.crew.go_out();
-        if !self.config.needs_watch() {
-            return Began::AtTick(0);
+        // Where all are out already, there is nobody whom the watch could call.
+        if self.crew.has_rest() || self.config.max_queue > 0 || self.control.is_stopping() {
+            self.watch.call();
         }
-        self.watch.call();
         if self.config.threads == 1 || !(blocks || self.eager.load(Ordering::Relaxed) > 0) {
             return Began::AtTick(self.watch.ticks());
         }
         self.crew.call();
-        Began::At(Instant::now())
+        Began::At(Guess::now())
     }
 
     /// Learns from an errand whether the next should be expected to block.
@@ -323,39 +323,52 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     fn keep_watch(&self) {
         block_signals(); // they are for those who run the application
-        let mut long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
-        let mut usher = None;
-        let mut end = None;
-        let mut stuck_looks = 0;
-        self.watch.keep(|| {
-            let Look { is_quiet, is_stuck } = self.look();
-            let now = Instant::now();
-            let next = long_calls.look(&self.watch, now, |call| {
-                if call.is_over_time {
-                    Counters::count(&self.counters.timed_out);
-                }
-                self.app.takes_long(call);
-            });
-            if self.config.max_queue > 0 && is_stuck && self.is_deserted() {
-                self.usher(usher.get_or_insert_with(|| {
-                    Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
-                }));
-                return Quiet::No;
+        let mut rounds = self.rounds();
+        self.watch.keep(|| self.look_around(&mut rounds, Instant::now()));
+    }
+
+    /// For whoever keeps watch in place of [`Server::begin_watch`]'s thread: [`Server::make_round`].
+    pub fn rounds(&self) -> Rounds<A::Desk> {
+        let long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
+        Rounds { long_calls, usher: None, end: None, stuck_looks: 0 }
+    }
+
+    /// One look of the watch, at `now`, with all that follows from it: [`Server::tick`] is a part.
+    pub fn make_round(&self, rounds: &mut Rounds<A::Desk>, now: Instant) {
+        self.look_around(rounds, now);
+    }
+
+    fn look_around(&self, rounds: &mut Rounds<A::Desk>, now: Instant) -> Quiet {
+        let Look { is_quiet, is_stuck } = self.look();
+        let next = rounds.long_calls.look(&self.watch, now, |call| {
+            if call.is_over_time {
+                Counters::count(&self.counters.timed_out);
             }
-            if self.control.is_stopping() && self.is_deserted() {
-                // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
-                let aborts = self.control.is_aborting() && self.config.threads > 1;
-                let end = *end.get_or_insert(now + self.config.graceful_timeout);
-                stuck_looks = if is_stuck { stuck_looks + 1 } else { 0 };
-                if (aborts || now >= end) && stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
-                    self.crew.end();
-                    self.app.gives_up();
-                }
-                return Quiet::No;
-            }
-            let is_needed = self.config.max_queue > 0 && self.is_deserted();
-            if is_quiet && !is_needed { Quiet::Until(next) } else { Quiet::No }
+            self.app.takes_long(call);
         });
+        if self.config.max_queue > 0 && is_stuck && self.is_deserted() {
+            self.usher(rounds.usher.get_or_insert_with(|| {
+                Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
+            }));
+            return Quiet::No;
+        }
+        if self.control.is_stopping() && self.is_deserted() {
+            // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
+            let aborts = self.control.is_aborting() && self.config.threads > 1;
+            let end = *rounds.end.get_or_insert(now + self.config.graceful_timeout);
+            rounds.stuck_looks = if is_stuck { rounds.stuck_looks + 1 } else { 0 };
+            if (aborts || now >= end) && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+                self.crew.end();
+                self.app.gives_up();
+            }
+            return Quiet::No;
+        }
+        let is_needed = self.config.max_queue > 0 && self.is_deserted();
+        match is_quiet && !is_needed {
+            true if self.is_deserted() => Quiet::Deserted(next),
+            true => Quiet::Until(next),
+            false => Quiet::No,
+        }
     }
 
     /// One look of the watch. Whether all is quiet.
@@ -391,7 +404,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         if self.crew.claim() {
             // A poller that fails is reported by the next leader.
             let _ = self.lock().usher(desk, self);
-            self.crew.go_out();
+            self.crew.step_back();
         }
     }
 
@@ -401,10 +414,21 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 }
 
+/// What the watch remembers from one look to the next.
+pub struct Rounds<D> {
+    long_calls: LongCalls,
+    /// Where it stands in for a leader; made when that is needed first.
+    usher: Option<Desk<D>>,
+    /// When it gives up threads that do not come back.
+    end: Option<Instant>,
+    /// Looks at the same errand, while the server ends.
+    stuck_looks: u32,
+}
+
 /// When an errand began: the clock is read only where a follower has been called ahead.
 enum Began {
     AtTick(u32),
-    At(Instant),
+    At(Guess),
 }
 
 /// What a look of the watch has found.

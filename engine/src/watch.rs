@@ -8,12 +8,12 @@
 //! Must not know: sockets, the loop. Invariant: nothing is held unless somebody ticks; what is held leaves by the second
 //! tick; the watch sleeps where nothing is held.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::app::LongCall;
+use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Time between two looks.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -81,6 +81,8 @@ pub(crate) enum Quiet {
     No,
     /// Nothing; so far ahead there will be something by itself.
     Until(Option<Duration>),
+    /// Nothing, and nobody to be called if there were.
+    Deserted(Option<Duration>),
 }
 
 /// How long the calls under way have been running, by the watch's own book.
@@ -253,15 +255,19 @@ impl Watch {
         while !self.ended.load(Ordering::Acquire) {
             if quiet < QUIET_TICKS {
                 thread::park_timeout(TICK);
-                quiet = if tick() == Quiet::No { 0 } else { quiet + 1 };
+                quiet = match tick() {
+                    Quiet::No => 0,
+                    Quiet::Until(_) => quiet + 1,
+                    Quiet::Deserted(_) => QUIET_TICKS,
+                };
                 continue;
             }
             // Whoever holds something from here on calls; whoever held something before is seen by this last look.
             self.awake.store(false, Ordering::SeqCst);
             match tick() {
                 Quiet::No => {}
-                Quiet::Until(None) => thread::park(),
-                Quiet::Until(Some(time)) => thread::park_timeout(time),
+                Quiet::Until(None) | Quiet::Deserted(None) => thread::park(),
+                Quiet::Until(Some(time)) | Quiet::Deserted(Some(time)) => thread::park_timeout(time),
             }
             self.awake.store(true, Ordering::SeqCst);
             quiet = 0;

@@ -7,262 +7,13 @@
 
 mod sim;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::{App, Body, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
-use sim::{Act, Shared, SimNet, SimSocket};
-
-/// Bytes of the blocks a request may ask for: within a copy, and beyond.
-const BLOCKS: [usize; 4] = [1, 100, 5_000, 20_000];
-
-/// How the application answers; each request names one.
-const WAYS: [&str; 9] = ["whole", "list", "stream", "length", "lazy", "write", "fail", "break", "short"];
-
-/// The ways after which the connection ends, whatever the peer wants.
-const LAST: [&str; 3] = ["fail", "break", "short"];
-
-type Replied = Reply<SimSocket, Anything>;
-
-struct Anything {
-    world: Shared,
-    server: OnceLock<Weak<Server<SimNet, Anything>>>,
-    /// Somebody ticks while the application works, so that things may be held.
-    ticks: bool,
-    /// Streams begun and not ended.
-    streams: AtomicI64,
-    calls: AtomicU64,
-}
-
-struct Stream {
-    wire: usize,
-    way: String,
-    block: Vec<u8>,
-    left: usize,
-    /// Bytes the wire had been sent when the last block was given, and the block's length.
-    given: Option<(usize, usize)>,
-}
-
-/// `/wire/number/way/blocks/len`
-fn part(request: &Request<'_>, index: usize) -> String {
-    let path = String::from_utf8(request.path().to_vec()).unwrap();
-    path.split('/').nth(index + 1).unwrap().to_owned()
-}
-
-fn head(id: &str, length: Option<usize>) -> ResponseHead {
-    let mut head = ResponseHead::default();
-    head.begin(b"200 OK").unwrap();
-    head.field(b"Id", id.as_bytes()).unwrap();
-    if let Some(length) = length {
-        head.field(b"Content-Length", length.to_string().as_bytes()).unwrap();
-    }
-    head
-}
-
-impl Anything {
-    /// The application takes its time, now and then; whether long enough for everything held to be sent.
-    fn work(&self, reply: Replied) -> (Replied, bool) {
-        let ticks = if self.ticks && self.world.lock().random(4) == 0 { self.world.lock().random(4) } else { 0 };
-        let lent = Arc::new(Lent::default());
-        lent.lend(reply, Errand::Next);
-        for _ in 0..ticks {
-            self.server.get().unwrap().upgrade().unwrap().tick();
-        }
-        (lent.take_back().unwrap(), !self.ticks || ticks >= 2)
-    }
-}
-
-impl App<SimSocket> for Anything {
-    type Block = Vec<u8>;
-    type Stream = Stream;
-    type Desk = ();
-
-    fn desk(&self, _post: usize) {}
-
-    fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let (mut reply, _) = self.work(reply);
-        if let Body::Memory(body) = request.body {
-            assert!(body.iter().all(|byte| *byte == b'b'), "a body is what was sent as one");
-        }
-        let id = part(request, 1);
-        let way = part(request, 2);
-        let count: usize = part(request, 3).parse().unwrap();
-        let block = vec![b'x'; part(request, 4).parse().unwrap()];
-        let total = count * block.len();
-        match way.as_str() {
-            "fail" => return (reply, Progress::Failed),
-            "whole" => {
-                reply.start(&head(&id, None), Some(total as u64));
-                let body = block.repeat(count);
-                reply.block(&body, || body.clone());
-                return (reply, Progress::Done);
-            }
-            "list" => {
-                reply.start(&head(&id, None), None);
-                (0..count).for_each(|_| reply.block(&block, || block.clone()));
-                return (reply, Progress::Done);
-            }
-            "write" => {
-                reply.start(&head(&id, None), None);
-                for _ in 0..count {
-                    reply.block(&block, || block.clone());
-                    let mut waited = Duration::ZERO;
-                    loop {
-                        match reply.hand_over(&mut waited) {
-                            Ok(true) => break,
-                            Ok(false) => {}
-                            Err(_) => return (reply, Progress::Failed),
-                        }
-                    }
-                }
-                return (reply, Progress::Done);
-            }
-            "short" => reply.start(&head(&id, Some(total + 1)), None),
-            "length" => reply.start(&head(&id, Some(total)), None),
-            "lazy" => {} // the head comes with the first block
-            _ => reply.start(&head(&id, None), None),
-        }
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        let wire = part(request, 0).parse().unwrap();
-        (reply, Progress::More(Stream { wire, way, block, left: count, given: None }))
-    }
-
-    fn next(&self, _desk: &mut (), mut stream: Stream, reply: Replied) -> (Replied, Progress<Stream>) {
-        let (mut reply, all_sent) = self.work(reply);
-        if let Some((before, len)) = stream.given
-            && all_sent
-        {
-            let wire = &self.world.lock().wires[stream.wire];
-            let all = wire.sent >= before + len || (self.ticks && wire.blocked) || reply.is_broken();
-            assert!(all, "the last block has been handed over when the next is asked for, or soon after");
-        }
-        if stream.way == "lazy" && !reply.is_started() {
-            reply.start(&head("lazy", None), None);
-        }
-        if stream.left == 0 {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
-            return (reply, if stream.way == "break" { Progress::Failed } else { Progress::Done });
-        }
-        stream.left -= 1;
-        stream.given = Some((self.world.lock().wires[stream.wire].sent, stream.block.len()));
-        reply.block(&stream.block, || stream.block.clone());
-        (reply, Progress::More(stream))
-    }
-
-    fn close(&self, _stream: Stream) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
-    }
-}
-
-/// What a peer will have asked for.
-struct Asked {
-    ways: Vec<(&'static str, usize)>,
-    /// It says all it has to say in time, and takes all it is sent.
-    behaves: bool,
-}
-
-fn script(world: &mut sim::World, wire: usize) -> (usize, Vec<Act>, Asked) {
-    let window = [10, 1_000, 100_000][world.random(3)];
-    let behaves = world.random(3) > 0;
-    let mut acts = vec![Act::Sleep(world.random(50) as u64), Act::Connect];
-    if behaves {
-        acts.push(Act::TakeAll);
-    }
-    let mut wire_bytes = Vec::new();
-    let mut ways = Vec::new();
-    for number in 0..world.random(6) {
-        let way = WAYS[world.random(WAYS.len())];
-        let (count, len) = (world.random(5), BLOCKS[world.random(BLOCKS.len())]);
-        let line = format!("/{wire}/{number}/{way}/{count}/{len} HTTP/1.1\r\nHost: h\r\n");
-        let body = vec![b'b'; [0, 10, 3_000][world.random(3)]];
-        let request = match world.random(3) {
-            0 => format!("GET {line}\r\n").into_bytes(),
-            1 => [format!("POST {line}Content-Length: {}\r\n\r\n", body.len()).into_bytes(), body].concat(),
-            _ if body.is_empty() => format!("POST {line}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n").into_bytes(),
-            _ => {
-                let head = format!("POST {line}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
-                [head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
-            }
-        };
-        wire_bytes.extend(request);
-        ways.push((way, count * len));
-        if LAST.contains(&way) {
-            break;
-        }
-    }
-    // The bytes arrive in pieces that know nothing of requests, with pauses short and long.
-    let end = if behaves { wire_bytes.len() } else { world.random(wire_bytes.len() + 1) };
-    let mut rest = &wire_bytes[..end];
-    while !rest.is_empty() {
-        let (piece, behind) = rest.split_at((1 + world.random(4_000)).min(rest.len()));
-        acts.push(Act::Send(piece.to_vec()));
-        rest = behind;
-        match world.random(10) {
-            0..=4 => acts.push(Act::Sleep(world.random(100) as u64)),
-            5 if !behaves => acts.push(Act::Sleep(world.random(100_000) as u64)),
-            6 | 7 if !behaves => acts.push(Act::Take(world.random(5_000))),
-            _ => {}
-        }
-    }
-    match world.random(4) {
-        0 => acts.push(Act::Finish),
-        1 if !behaves => acts.push(Act::Reset),
-        2 if !behaves => acts.push(Act::TakeAll),
-        _ => {}
-    }
-    (window, acts, Asked { ways, behaves })
-}
-
-/// Reads one answer; the rest, its `Id`, the length of its body, whether it is whole, and whether it is the last.
-struct Answer<'a> {
-    rest: &'a [u8],
-    status: u16,
-    len: usize,
-    whole: bool,
-}
-
-fn read_answer(taken: &[u8]) -> Option<Answer<'_>> {
-    let end = taken.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&taken[..end]).unwrap();
-    let status = head[9..12].parse().unwrap();
-    let mut rest = &taken[end + 4..];
-    if status == 100 {
-        return read_answer(rest);
-    }
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
-    if let Some(length) = field("Content-Length: ") {
-        let length: usize = length.parse().unwrap();
-        let len = length.min(rest.len());
-        assert!(rest[..len].iter().all(|byte| *byte == b'x'));
-        return Some(Answer { rest: &rest[len..], status, len, whole: len == length });
-    }
-    assert_eq!(field("Transfer-Encoding: "), Some("chunked"), "{head}");
-    let mut len = 0;
-    loop {
-        let partial = Answer { rest: &[], status, len, whole: false };
-        let Some(line_end) = rest.windows(2).position(|two| two == b"\r\n") else { return Some(partial) };
-        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line_end]).unwrap(), 16).unwrap();
-        let Some(data) = rest.get(line_end + 2..line_end + 2 + size + 2) else { return Some(partial) };
-        assert!(data.ends_with(b"\r\n"));
-        assert!(data[..size].iter().all(|byte| *byte == b'x'));
-        len += size;
-        rest = &rest[line_end + 2 + size + 2..];
-        if size == 0 {
-            return Some(Answer { rest, status, len, whole: true });
-        }
-    }
-}
+use bjoern_engine::{Config, Server};
+use sim::anything::{Anything, Pace, check, script};
+use sim::{Shared, SimNet};
 
 fn run(seed: u64) {
     let world = Shared::new(seed, Vec::new());
@@ -290,12 +41,11 @@ fn run(seed: u64) {
         max_connections: [0, 2][world.lock().random(2)],
         ..Config::default()
     };
-    let (server, ticks) = (OnceLock::new(), world.lock().random(2) == 0);
-    let app = Anything { world: world.clone(), server, ticks, streams: AtomicI64::new(0), calls: AtomicU64::new(0) };
-    let server = Arc::new(Server::new(net, app, config));
+    let pace = if world.lock().random(2) == 0 { Pace::Looks } else { Pace::Quick };
+    let server = Arc::new(Server::new(net, Anything::new(world.clone(), pace), config));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
-    if ticks {
+    if pace == Pace::Looks {
         server.begin_ticks();
     }
     server.run_with(|| {}).unwrap();
@@ -308,34 +58,6 @@ fn run(seed: u64) {
     for (wire, asked) in world.wires.iter().zip(&asked) {
         assert!(wire.accepted && wire.server_closed, "every connection is accepted, and is closed in the end");
         check(&wire.taken, asked);
-    }
-}
-
-/// Answers come in the order of the requests, each whole but for the last of a connection that ended early.
-fn check(taken: &[u8], asked: &Asked) {
-    let mut rest = taken;
-    let mut answered = 0;
-    for (way, total) in &asked.ways {
-        let Some(answer) = read_answer(rest) else { break };
-        rest = answer.rest;
-        if answer.status == 408 {
-            break;
-        }
-        answered += 1;
-        assert_eq!(answer.status, if *way == "fail" { 500 } else { 200 }, "{way}");
-        if *way == "fail" {
-            assert_eq!(answer.len, 0);
-        } else if answer.whole {
-            assert_eq!(answer.len, *total, "{way}");
-            assert!(*way != "short" && *way != "break");
-        } else {
-            assert!(*way == "short" || *way == "break" || !asked.behaves, "{way} is whole");
-            break;
-        }
-    }
-    if asked.behaves {
-        assert_eq!(answered, asked.ways.len(), "a peer that behaves gets every answer: {:?}", asked.ways);
-        assert!(rest.is_empty(), "and nothing else: {:?}", String::from_utf8_lossy(&rest[..rest.len().min(200)]));
     }
 }
 

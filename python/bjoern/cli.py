@@ -35,6 +35,7 @@ GROUPS = {
     "limits": "limits",
     "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
     "protocol": "protocol",
+    "proxy": "behind a proxy",
     "logs": "logs",
 }
 
@@ -161,9 +162,10 @@ def parser() -> Parser:
             kind = {"action": argparse.BooleanOptionalAction}
         elif option.unit in (options.ADDRESSES, options.PATHS):
             kind["action"] = "append"
-        elif option.unit is options.LOG_FILE:
+        elif option.unit is options.LOG:
             kind.update(nargs="?", const="-")
         help = f"{option.help} (default: {option.unit.show(option.default)})"
+        help = help.replace("%", "%%")  # argparse fills in what looks like a place
         names = [option.short] if option.short else []
         groups[option.group].add_argument(*names, options.flag(option), default=None, help=help, **kind)
         if option.name == "bind":
@@ -193,7 +195,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown argument {argument}" + (f"; did you mean {near[0]}?" if near else ""))
         if chosen.app is None:
             for option in options.OPTIONS:  # what such a flag took for its file was the last argument
-                if option.unit is options.LOG_FILE and getattr(chosen, option.name) not in (None, "-"):
+                if option.unit is options.LOG and getattr(chosen, option.name) not in (None, "-"):
                     chosen.app = getattr(chosen, option.name)
                     setattr(chosen, option.name, "-")
                     return chosen

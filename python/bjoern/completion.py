@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from . import options
 from .cli import Parser, parser
 
-_FILES = (options.PATH, options.PATHS, options.LOG_FILE)
+_FILES = (options.PATH, options.PATHS, options.LOG)
 
 
 def script(shell: str) -> str:

@@ -13,7 +13,7 @@ from .deferred import Deferred, dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
 Value = bool | int | float | str | tuple[str, ...] | None
@@ -85,7 +85,7 @@ def _show_size(value: Any) -> str:
 class Unit:
     """What the values of an option are: as a Python value, and as text in a variable or on the command line."""
 
-    __slots__ = ("choices", "maximum", "metavar", "parse", "problem", "show", "takes", "text_form", "types")
+    __slots__ = ("check", "choices", "maximum", "metavar", "parse", "show", "takes", "text_form", "types")
 
     def __init__(
         self,
@@ -96,64 +96,125 @@ class Unit:
         parse: Callable[[str], Value],  # raises ValueError; its text is not used
         show: Callable[[Any], str],  # the text form of a value
         maximum: float = float("inf"),
-        *,
-        problem: Callable[[Any], str] | None = None,  # what is wrong with a value of the right type, "" where nothing
+        check: Callable[[Any, str], None] = lambda value, label: None,  # of the right type; raises, naming the label
         choices: tuple[str, ...] = (),
     ) -> None:
         self.types, self.takes, self.text_form, self.metavar = types, takes, text_form, metavar
         self.parse, self.show, self.maximum = parse, show, maximum
-        self.problem, self.choices = problem, choices
+        self.check, self.choices = check, choices
 
 
-def _field_value(value: str | None) -> str:
+# A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
+_FIELD_VALUE = r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
+
+
+def _check_field_value(value: str | None, label: str) -> None:
     import re
 
-    return (
-        ""
-        if value is None or re.fullmatch(_FIELD_VALUE, value)
-        else "Latin-1 text on one line, with no space around it"
-    )
+    if value is not None and not re.fullmatch(_FIELD_VALUE, value):
+        raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
 
 
-def _words(value: str | None) -> str:
-    return "text without control characters" if value is not None and (not value or not value.isprintable()) else ""
+def _check_path(value: str | None, label: str) -> None:
+    if value is not None and (not value or "\0" in value):
+        raise ValueError(f"{label} must be a path, got {value!r}")
 
 
-def _requests(value: int | str) -> str:
+def _check_log(value: str | None, label: str) -> None:
+    if value is not None and (not value or "\0" in value):
+        raise ValueError(f"{label} must be a path, or - for standard output, got {value!r}")
+
+
+def _check_name(value: str | None, label: str) -> None:
+    if value is not None and not value.strip():
+        raise ValueError(f"{label} must be a name or a number, got {value!r}")
+
+
+def _check_paths(values: Sequence[Any], label: str) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{label} must be a list of paths, got {value!r} in it")
+        _check_path(value, label)
+
+
+def _check_addresses(values: Sequence[Any], label: str) -> None:
+    from . import addresses
+
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{label} must be a list of addresses, got {value!r} in it")
+        try:
+            addresses.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+
+
+def _check_requests(value: int | str, label: str) -> None:
     try:
-        number, jitter = around(value)
+        if max(around(value)) <= COUNT.maximum:
+            return
     except ValueError:
-        return _REQUESTS_FORM
-    return "" if max(number, jitter) <= COUNT.maximum else f"{_REQUESTS_FORM}, and at most {COUNT.maximum:.0f}"
+        pass
+    raise ValueError(f"{label} must be {_REQUESTS_FORM}, got {value!r}")
+
+
+def _check_mask(value: int | None, label: str) -> None:
+    if value is not None and not 0 <= value <= 0o777:
+        raise ValueError(f"{label} must be from 0 to 777, octal, got {value:o}")
 
 
 def _choice(*choices: str) -> Unit:
     """One of several words."""
     form = ", ".join(choices[:-1]) + f" or {choices[-1]}"
 
-    def problem(value: str) -> str:
+    def check(value: str, label: str) -> None:
         if value in choices:
-            return ""
+            return
         from difflib import get_close_matches
 
-        near = get_close_matches(str(value).lower(), choices, n=1)
-        return form + (f" (did you mean {near[0]}?)" if near else "")
+        near = get_close_matches(value.lower(), choices, n=1)
+        raise ValueError(f"{label} must be {form}, got {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
-    return Unit((str,), "a str", form, "NAME", str, str, problem=problem, choices=choices)
-
-
-def _paths(values: tuple[str, ...]) -> str:
-    return "" if all(isinstance(one, str) and one and one.isprintable() for one in values) else "a list of paths"
+    return Unit((str,), "a str", form, "NAME", str, str, check=check, choices=choices)
 
 
-def _addresses(values: tuple[str, ...]) -> str:
-    from . import addresses
+def _check_peers(value: str, label: str) -> None:
+    """Raises ValueError, naming the part, where one is not what the engine reads: proxies/trusted.rs."""
+    import re
+    from ipaddress import ip_network
 
-    for one in values:
-        if not isinstance(one, str):
-            return "a list of addresses, each a str"
-        addresses.parse(one)  # raises what is wrong
-    return ""
+    for part in re.split(r"[, \t]+", value):
+        if part in ("", "*", "unix"):
+            continue
+        _, slash, bits = part.partition("/")
+        try:
+            # Neither a scope (fe80::1%eth0) nor a mask (10.0.0.0/255.0.0.0), which ipaddress takes, too.
+            if "%" in part or (slash and not (bits.isascii() and bits.isdigit())):
+                raise ValueError(f"{part!r} is neither ADDRESS nor ADDRESS/BITS")
+            ip_network(part)
+        except ValueError as error:
+            said = str(error)
+            hint = f"; do you mean {ip_network(part, strict=False)}?" if said.endswith("has host bits set") else ""
+            what = "addresses, networks such as 10.0.0.0/8, 'unix' and '*'"
+            raise ValueError(f"{label} must be a list of {what}: {said}{hint}, got {value!r}") from None
+
+
+def _check_root(value: str, label: str) -> None:
+    """Raises ValueError where a path could never be the start of a request's, or not of one at a segment's end."""
+    if not value:
+        return
+    segments = value.split("/")
+    fault = None
+    if segments[0] or len(segments) == 1:
+        fault = "it does not begin with '/'"
+    elif not segments[-1]:
+        fault = "it ends with '/'"
+    elif {"", ".", ".."} & set(segments[1:]):
+        fault = "it has an empty segment, '.' or '..' in it"
+    elif bad := next((char for char in value if char in "?#%\\" or not char.isprintable()), None):
+        fault = f"{bad!r} is in it" + ("; write what it stands for" if bad == "%" else "")
+    if fault:
+        raise ValueError(f"{label} must be a path such as /shop: {fault}, got {value!r}")
 
 
 _REQUESTS_FORM = "a number of requests such as 1000, or 1000~50 for up to 50 more"
@@ -167,12 +228,22 @@ SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _par
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
 _OR_NONE = (str, type(None))
-TEXT = Unit(_OR_NONE, "a str or None", "text", "TEXT", str, lambda text: text or "none", problem=_field_value)
-PATH = Unit(_OR_NONE, "a str or None", "a path", "PATH", str, lambda text: text or "none", problem=_words)
-LOG_FILE = Unit(
-    _OR_NONE, 'a str or None ("-": standard output)', "a path", "FILE", str, lambda text: text or "off", problem=_words
-)
-NAME = Unit(_OR_NONE, "a str or None", "a name or a number", "NAME", str, lambda text: text or "none", problem=_words)
+
+
+def _or_none(text: str | None) -> str:
+    return text or "none"
+
+
+def _none_is_empty(text: str) -> str:
+    return "" if text == "none" else text
+
+
+TEXT = Unit(_OR_NONE, "a str or None", "text", "TEXT", str, _or_none, check=_check_field_value)
+PATH = Unit(_OR_NONE, "a str or None", "a path", "PATH", str, _or_none, check=_check_path)
+LOG = Unit(_OR_NONE, "a str or None", "a path, or -", "FILE", str, _or_none, check=_check_log)
+NAME = Unit(_OR_NONE, "a str or None", "a name or a number", "NAME", str, _or_none, check=_check_name)
+PEERS = Unit((str,), "a str", "a list", "LIST", _none_is_empty, _or_none, check=_check_peers)
+ROOT = Unit((str,), "a str", "a path", "PATH", _none_is_empty, _or_none, check=_check_root)
 ADDRESSES = Unit(
     (tuple, list),
     "a list of addresses",
@@ -180,35 +251,30 @@ ADDRESSES = Unit(
     "ADDR",
     _parse_list,
     lambda texts: ", ".join(texts) or "127.0.0.1:8000, or 0.0.0.0:$PORT where PORT is set",
-    problem=_addresses,
+    check=_check_addresses,
 )
 PATHS = Unit(
     (tuple, list),
-    "a list of str",
+    "a list of paths",
     "paths",
     "PATH",
     _parse_list,
     lambda paths: ", ".join(paths) or "none",
-    problem=_paths,
+    check=_check_paths,
 )
-LINE = Unit((str,), "a str", "text", "FORMAT", str, str, problem=_words)
-REQUESTS = Unit(
-    (int, str), "an int or a str", _REQUESTS_FORM, "N[~J]", _parse_requests, str, (1 << 31) - 1, problem=_requests
-)
+FORMAT = Unit((str,), "a str", "a format of lines", "FORMAT", str, str)
+REQUESTS = Unit((int, str), "an int or a str", _REQUESTS_FORM, "N[~J]", _parse_requests, str, check=_check_requests)
 MASK = Unit(
     (int, type(None)),
-    "an int from 0 to 0o777 or None",
+    "an int or None",
     "an octal number such as 027",
     "MASK",
     _parse_mask,
     lambda mask: "unchanged" if mask is None else f"{mask:03o}",
-    problem=lambda mask: "" if mask is None or 0 <= mask <= 0o777 else "an octal number from 0 to 777",
+    check=_check_mask,
 )
 LEVEL = _choice("debug", "info", "warning", "error")
 LOG_FORMAT = _choice("plain", "json")
-
-# A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
-_FIELD_VALUE = r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 
 
 class Option:
@@ -226,7 +292,7 @@ class Option:
         minimum: float,  # in the unit
         scope: str,  # who takes it, see SCOPES
         short: str,  # the flag of one letter, "" for none: as gunicorn's
-        variable: str,  # a variable that other servers have for it, too; the command alone heeds it
+        variable: str,  # a variable that other servers have for it, too
     ) -> None:
         self.default, self.unit, self.group, self.help, self.minimum = default, unit, group, help, minimum
         self.scope, self.short, self.variable = scope, short, variable
@@ -307,6 +373,17 @@ class Options(Deferred):
     require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
+    forwarded_allow_ips: str = _option(
+        "",
+        PEERS,
+        "proxy",
+        "proxies whose Forwarded or X-Forwarded-* count: addresses, networks, unix, * = any peer",
+        variable="FORWARDED_ALLOW_IPS",
+    )
+    proxy_protocol: bool = _option(
+        False, SWITCH, "proxy", "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed"
+    )
+    root_path: str = _option("", ROOT, "proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO")
 
     bind: tuple[str, ...] = _option(
         (),
@@ -371,10 +448,10 @@ class Options(Deferred):
     )
 
     access_log: str | None = _option(
-        None, LOG_FILE, "logs", "write a line for each request to this file, or to standard output"
+        None, LOG, "logs", "a line for each request goes to this file; - = standard output"
     )
     access_log_format: str = _option(
-        "combined", LINE, "logs", "common, combined, json, or a format of gunicorn's atoms"
+        "combined", FORMAT, "logs", "common, combined, json, or atoms of gunicorn's such as %(h)s"
     )
     log_level: str = _option(
         "info", LEVEL, "logs", "the least level of the server's messages: debug, info, warning or error", scope="run"
@@ -434,7 +511,8 @@ OPTIONS: tuple[Option, ...] = tuple(Options.declared.values())
 def variables(option: Option, scope: str) -> list[str]:
     """The environment variables of an option, the one that goes first at the front."""
     own = variable(option)
-    return [own, option.variable] if option.variable and scope == "command" else [own]
+    # A program that knows nothing of workers must not have any because its platform sets WEB_CONCURRENCY.
+    return [own, option.variable] if option.variable and (scope == "command" or option.scope == "server") else [own]
 
 
 def variable(option: Option) -> str:
@@ -471,16 +549,10 @@ def check(option: Option, value: Any, label: str) -> Value:
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit.problem is not None:
-        try:
-            problem = unit.problem(value)
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from None
-        if problem:
-            raise ValueError(f"{label} must be {problem}, got {value!r}")
-    elif unit is not SWITCH and not minimum <= value <= unit.maximum:  # NaN fails this, too
+    if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
         raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
-    if isinstance(value, list):
+    unit.check(value, label)
+    if unit in (ADDRESSES, PATHS):
         return tuple(value)
     return float(value) if unit is SECONDS else value
 

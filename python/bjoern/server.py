@@ -135,6 +135,7 @@ class Server:
                 engine.stop(False)
                 for one in crew[:started]:
                     one.join()
+                engine.close()
                 reason = f"only {started} of {wanted} threads could be started ({error})"
                 raise RuntimeError(f"{reason}: give fewer, with threads= or --threads") from None
         if engine.run():

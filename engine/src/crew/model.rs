@@ -84,7 +84,7 @@ impl Model {
             if self.crew.claim() && self.lead() {
                 return;
             }
-            if !self.crew.rest() {
+            if !self.crew.rest(|| {}) {
                 return;
             }
         }

@@ -89,6 +89,18 @@ pub const TRANSFER_ENCODING: Known = 4;
 pub const EXPECT: Known = 5;
 /// `Cookie`
 pub const COOKIE: Known = 6;
+/// `Forwarded`; up to [`X_REAL_IP`] all are what proxies say of the peer behind them.
+pub const FORWARDED: Known = 29;
+/// `X-Forwarded-For`
+pub const X_FORWARDED_FOR: Known = 30;
+/// `X-Forwarded-Proto`
+pub const X_FORWARDED_PROTO: Known = 31;
+/// `X-Forwarded-Host`
+pub const X_FORWARDED_HOST: Known = 32;
+/// `X-Forwarded-Port`
+pub const X_FORWARDED_PORT: Known = 33;
+/// `X-Real-IP`
+pub const X_REAL_IP: Known = 35;
 
 /// Where a name of three letters or more is looked for; the case of letters does not matter.
 const fn slot(name: &[u8]) -> usize {
@@ -154,6 +166,12 @@ mod tests {
             (TRANSFER_ENCODING, "Transfer-Encoding"),
             (EXPECT, "Expect"),
             (COOKIE, "Cookie"),
+            (FORWARDED, "Forwarded"),
+            (X_FORWARDED_FOR, "X-Forwarded-For"),
+            (X_FORWARDED_PROTO, "X-Forwarded-Proto"),
+            (X_FORWARDED_HOST, "X-Forwarded-Host"),
+            (X_FORWARDED_PORT, "X-Forwarded-Port"),
+            (X_REAL_IP, "X-Real-IP"),
             (25, "TE"),
         ];
         for (index, name) in rows {

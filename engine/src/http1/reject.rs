@@ -19,7 +19,7 @@ macro_rules! rejects {
                 match self { $(Reject::$name => $label,)* }
             }
 
-            /// The status line's code and reason (RFC 9110, section 15).
+            /// The status line's code and reason (RFC 9110, section 15); empty where the connection ends without an answer.
             pub fn status(self) -> &'static str {
                 match self { $(Reject::$name => $status,)* }
             }
@@ -42,6 +42,7 @@ rejects! {
     MissingHost = "missing_host", "400 Bad Request";
     DuplicateHost = "duplicate_host", "400 Bad Request";
     BadHost = "bad_host", "400 Bad Request";
+    BadForwarded = "bad_forwarded", "400 Bad Request";
     BadContentLength = "bad_content_length", "400 Bad Request";
     RepeatedContentLength = "repeated_content_length", "400 Bad Request";
     LengthAndTransferEncoding = "length_and_transfer_encoding", "400 Bad Request";
@@ -64,6 +65,9 @@ rejects! {
     Overloaded = "overloaded", "503 Service Unavailable";
     StorageUnavailable = "storage_unavailable", "503 Service Unavailable";
     VersionNotSupported = "version_not_supported", "505 HTTP Version Not Supported";
+    // Whoever does not speak the PROXY protocol need not speak HTTP.
+    BadProxyHeader = "bad_proxy_header", "";
+    UntrustedProxy = "untrusted_proxy", "";
 }
 
 #[cfg(test)]

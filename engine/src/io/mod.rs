@@ -54,7 +54,7 @@ impl Readiness {
 pub struct Peer {
     /// Its address; `None` for a Unix socket.
     pub ip: Option<IpAddr>,
-    /// Its port; 0 for a Unix socket.
+    /// Its port; 0 for a Unix socket, and where it is not known.
     pub port: u16,
 }
 

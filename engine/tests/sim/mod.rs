@@ -1,19 +1,40 @@
 //! A world without a kernel: listeners, sockets, peers and a clock that all obey a script, behind the engine's `Net`.
 //! Same seed, same script: same run. Must not know: HTTP.
+//!
+//! With several threads (under shuttle, see `threads.rs`) the clock stands still while anybody has something to do. It is
+//! moved on by the leader who waits, or, where nobody leads, by those who sleep in the application.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses its own part
 
+pub mod anything;
 pub mod mirror;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bjoern_engine::Stopper;
+// A lock of shuttle's is a place where threads change.
+#[cfg(feature = "shuttle")]
+use shuttle::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+#[cfg(not(feature = "shuttle"))]
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
 use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
+use bjoern_engine::{Counters, Stopper};
+
+/// Lets the other threads go on.
+pub fn yield_now() {
+    #[cfg(feature = "shuttle")]
+    shuttle::thread::yield_now();
+}
 
 /// What a simulated peer does, one thing after the other.
 #[derive(Clone, Debug)]
@@ -94,6 +115,38 @@ pub struct World {
     pub accept_failures: Vec<io::ErrorKind>,
     /// Nothing is left to happen: no script, no deadline.
     pub ended: bool,
+    listening: bool,
+    pub threads: Threads,
+    /// The server's, and how many connections it may have open; to look at it while it rests.
+    pub books: Option<(Arc<Counters>, usize)>,
+    /// Looks of the watch so far.
+    pub looks: u32,
+}
+
+/// What the threads of a server do.
+#[derive(Default)]
+pub struct Threads {
+    /// Those that are in `Server::work`.
+    pub at_work: usize,
+    /// Those that rest, or wait for news, or have been told to go on and have not begun to.
+    pub idle: usize,
+    /// The leader waits for news.
+    leader_waits: bool,
+    /// Those that are in the application, and sleep: until when, and on which wire.
+    naps: Vec<(Millis, usize)>,
+}
+
+impl Threads {
+    /// How many have something to do.
+    fn busy(&self, now: Millis) -> usize {
+        let asleep = self.naps.iter().filter(|(until, _)| *until > now).count();
+        self.at_work.saturating_sub(self.idle + asleep)
+    }
+
+    /// Whether all rest, and nobody leads.
+    pub fn all_rest(&self) -> bool {
+        self.at_work > 0 && self.idle == self.at_work && !self.leader_waits
+    }
 }
 
 /// The world, shared by the net, its sockets and the test.
@@ -112,6 +165,10 @@ impl Shared {
             idle_polls: 0,
             accept_failures: Vec::new(),
             ended: false,
+            listening: true,
+            threads: Threads::default(),
+            books: None,
+            looks: 0,
         })));
         peers.into_iter().for_each(|(window, acts)| world.lock().add(window, acts));
         world
@@ -119,6 +176,39 @@ impl Shared {
 
     pub fn lock(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calling thread sleeps in the application, which has to do with `wire`, until a moment or until `is_over`.
+    /// Whether it was that.
+    pub fn sleep(&self, wire: usize, until: Millis, is_over: impl Fn(&World) -> bool) -> bool {
+        let nap = (until, wire);
+        self.lock().threads.naps.push(nap);
+        let mut yields = 0;
+        loop {
+            let mut world = self.lock();
+            world.act();
+            let over = is_over(&world);
+            if over || world.now >= until {
+                let at = world.threads.naps.iter().position(|other| *other == nap).unwrap();
+                world.threads.naps.swap_remove(at);
+                return over;
+            }
+            let asleep = world.threads.naps.iter().filter(|(until, _)| *until > world.now).count();
+            if asleep == world.threads.at_work {
+                // Only they can move the clock, but the watch has its looks meanwhile.
+                if world.random(4) == 0 {
+                    world.now = world.next().unwrap();
+                    world.act();
+                }
+            } else if world.threads.busy(world.now) == 0 && !world.threads.leader_waits {
+                yields += 1;
+                assert!(yields < MAX_YIELDS, "threads rest while others sleep, and nobody leads");
+            } else {
+                yields = 0;
+            }
+            drop(world);
+            yield_now();
+        }
     }
 }
 
@@ -191,6 +281,35 @@ impl World {
         }
     }
 
+    /// Nobody has anything to do, and the leader begins to wait: nothing may lie anywhere that somebody has missed.
+    fn assert_rest(&self) {
+        let mut open = 0;
+        for (index, wire) in self.wires.iter().enumerate() {
+            open += usize::from(wire.accepted && !wire.server_closed);
+            let is_away = self.threads.naps.iter().any(|(_, wire)| *wire == index);
+            if !wire.accepted || wire.server_closed || is_away {
+                continue;
+            }
+            assert!(wire.registered.is_some(), "wire {index} is back, and the poller does not know it");
+            assert!(!wire.peer_reset, "wire {index} is gone, and nobody has noticed");
+            assert!(wire.blocked || wire.inbound.is_empty(), "wire {index} has been sent bytes, and nobody reads them");
+            assert!(wire.blocked || !wire.peer_finished, "wire {index} has ended, and nobody has noticed");
+        }
+        let Some((counters, limit)) = &self.books else { return };
+        let count = counters.all().find(|(name, _)| *name == "open").unwrap().1;
+        assert_eq!(count as usize, open, "the leader knows which connections are open");
+        let waits = self.wires.iter().position(|wire| wire.connected && !wire.accepted);
+        let may_accept = self.listening && open < *limit;
+        assert!(!may_accept || waits.is_none(), "wire {waits:?} waits to be accepted");
+    }
+
+    /// When something will happen that the server does not know of.
+    fn next(&self) -> Option<Millis> {
+        // Who is to wake up at this moment is busy with it.
+        let next_to_wake = self.threads.naps.iter().map(|(until, _)| *until).filter(|until| *until > self.now).min();
+        [self.next_due(), next_to_wake].into_iter().flatten().min()
+    }
+
     /// When something will happen by itself.
     fn next_due(&self) -> Option<Millis> {
         self.wires.iter().filter(|wire| !wire.acts.is_empty()).map(|wire| wire.due).min()
@@ -224,6 +343,9 @@ impl Waker for SimWaker {
     }
 }
 
+/// So often the others can go on while somebody should call a thread, before that one is said to have been forgotten.
+pub const MAX_YIELDS: u32 = 2000;
+
 /// Waits that find nothing, one after the other, before a loop is said to spin.
 const MAX_IDLE_POLLS: u32 = 1000;
 
@@ -233,42 +355,58 @@ impl Net for SimNet {
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.act();
-        world.report(events);
-        if self.woken.0.swap(false, Ordering::SeqCst) {
-            events.push(Event::Woken);
-        }
-        if !events.is_empty() {
-            world.idle_polls = 0;
-            return Ok(());
-        }
-        if timeout == Some(Duration::ZERO) {
-            world.idle_polls += 1;
-            assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins: it asks again and again, and nothing happens");
-            return Ok(());
-        }
         let deadline = timeout.map(|timeout| world.now + timeout.as_millis() as Millis);
-        match [world.next_due(), deadline].into_iter().flatten().min() {
-            Some(next) => {
-                assert!(next > world.now || world.next_due() == Some(next), "a wait must not end before it began");
-                world.idle_polls = if next > world.now { 0 } else { world.idle_polls + 1 };
-                assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins");
-                world.now = next;
-                world.act();
-                world.report(events);
+        world.threads.leader_waits = timeout != Some(Duration::ZERO);
+        loop {
+            world.act();
+            world.report(events);
+            if self.woken.0.swap(false, Ordering::SeqCst) {
+                events.push(Event::Woken);
             }
-            None => {
+            if !events.is_empty() {
+                world.idle_polls = 0;
+                break;
+            }
+            if timeout == Some(Duration::ZERO) {
+                // An usher asks as often as it likes.
+                world.idle_polls += u32::from(world.threads.at_work == world.threads.idle);
+                assert!(
+                    world.idle_polls < MAX_IDLE_POLLS,
+                    "the loop spins: it asks again and again, and nothing happens"
+                );
+                break;
+            }
+            let (is_busy, next) = (world.threads.busy(world.now) > 0, world.next());
+            let next = [next, deadline].into_iter().flatten().min();
+            // Who has something to do has it done before the clock goes on, or takes its time.
+            if is_busy && (next.is_none() || world.random(100) > 0) {
+                drop(world);
+                yield_now();
+                world = self.world.lock();
+                continue;
+            }
+            if !is_busy {
+                world.assert_rest();
+            }
+            let Some(next) = next else {
                 // Nothing will ever happen again: only the end is left.
                 assert!(!self.ended, "the server waits for ever after it was asked to stop");
                 self.ended = true;
                 world.ended = true;
                 drop(world);
                 self.stopper.get().unwrap().stop(true);
-                if self.woken.0.swap(false, Ordering::SeqCst) {
-                    events.push(Event::Woken);
-                }
-            }
+                world = self.world.lock();
+                continue;
+            };
+            assert!(next > world.now || world.next_due() == Some(next), "a wait must not end before it began");
+            world.idle_polls = if next > world.now { 0 } else { world.idle_polls + 1 };
+            assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins");
+            world.now = next;
+            world.act();
+            world.report(events);
+            break;
         }
+        world.threads.leader_waits = false;
         Ok(())
     }
 
@@ -293,7 +431,9 @@ impl Net for SimNet {
         1
     }
 
-    fn stop_listening(&mut self) {}
+    fn stop_listening(&mut self) {
+        self.world.lock().listening = false;
+    }
 
     fn add(&mut self, token: usize, socket: &SimSocket) -> io::Result<()> {
         let mut world = self.world.lock();
@@ -393,22 +533,11 @@ impl Socket for SimSocket {
     fn reset_on_close(&mut self) {}
 
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
-        let mut world = self.world.lock();
-        let deadline = world.now + timeout.as_millis() as Millis;
-        loop {
-            world.act();
+        let until = self.world.lock().now + timeout.as_millis() as Millis;
+        Ok(self.world.sleep(self.wire, until, |world| {
             let wire = &world.wires[self.wire];
-            if wire.peer_reset || wire.outbound.len() < wire.window {
-                return Ok(true);
-            }
-            match world.next_due().filter(|due| *due <= deadline) {
-                Some(due) => world.now = world.now.max(due),
-                None => {
-                    world.now = deadline;
-                    return Ok(false);
-                }
-            }
-        }
+            wire.peer_reset || wire.outbound.len() < wire.window
+        }))
     }
 }
 
