@@ -567,7 +567,6 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         match (&self.state, self.inbox.is_empty()) {
             (State::Body(_), _) => self.wait(Timeout::Body),
             (_, false) => self.wait(Timeout::Head),
-            (_, true) if turn.draining && self.served => Verdict::Close,
             (_, true) if turn.draining => self.wait(Timeout::Drain),
             (_, true) if self.served => self.wait(Timeout::KeepAlive),
             (_, true) => self.wait(Timeout::Head),

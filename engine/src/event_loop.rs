@@ -27,8 +27,9 @@ const ACCEPT_PAUSE: Millis = 100;
 /// For the peer to close after the last answer.
 const LINGER: Millis = 5_000;
 
-/// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
-const DRAIN_FIRST_REQUEST: Millis = 1_000;
+/// For a connection that asks for nothing, while the server drains: a request may be on its way, and be lost with it. One
+/// that has been idle for longer is closed at once.
+const DRAIN_REQUEST: Millis = 1_000;
 
 /// Descriptors kept for everything but connections, where `max_connections` is left to the server.
 const RESERVED_FILES: u64 = 64;
@@ -135,7 +136,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             Timeout::Write => millis(config.write_timeout),
             Timeout::KeepAlive => millis(config.keep_alive),
             Timeout::Linger => LINGER,
-            Timeout::Drain => DRAIN_FIRST_REQUEST,
+            Timeout::Drain => DRAIN_REQUEST,
         });
         let max_connections = match config.max_connections {
             0 => net.open_files().map_or(usize::MAX, |files| {
@@ -517,6 +518,14 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.accept_resumes = None;
         let tokens: Vec<usize> = self.slots.iter().map(|(token, _)| token).collect();
         for token in tokens {
+            if self.timeouts.armed(token) == Some(Timeout::KeepAlive)
+                && self.timeouts.waited(token, now) >= DRAIN_REQUEST
+                && let Some(slot) = self.slots.get_mut(token)
+            {
+                slot.expired = Some(Timeout::Drain);
+                self.enqueue(token);
+                continue;
+            }
             // A request may have come that the poller has not told yet.
             self.note(token, Readiness { readable: true, ..Readiness::default() }, server);
         }
