@@ -21,9 +21,9 @@ _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 class Lost(NamedTuple):
-    """What became of a request that was not answered: how many its connection had had, and what came instead."""
+    """A request that was not answered: what its connection had been answered last, and what came instead."""
 
-    served: int
+    last: str
     reason: str
 
 
@@ -33,7 +33,8 @@ class _Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.received = b""
-        self.served = 0
+        self.is_new = True
+        self.last = ""
 
 
 class Crowd:
@@ -98,7 +99,8 @@ class Crowd:
         """Sends a request, whole: it is small, and nothing else is on its way."""
         connection.received = b""
         connection.socket.setblocking(False)
-        if not connection.served:
+        if connection.is_new:
+            connection.is_new = False
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         try:
             sent = connection.socket.send(self._request)
@@ -130,7 +132,7 @@ class Crowd:
         if len(body) < int(length[1]):
             return
         self.answered += 1
-        connection.served += 1
+        connection.last = body.decode()
         if _CLOSE.search(head):
             self.announced += 1
             self._replace(connection)
@@ -140,7 +142,7 @@ class Crowd:
             self._ask(connection)
 
     def _miss(self, connection: _Connection, reason: str) -> None:
-        self.lost.append(Lost(connection.served, reason))
+        self.lost.append(Lost(connection.last, reason))
         self._replace(connection)
 
     def _replace(self, connection: _Connection) -> None:

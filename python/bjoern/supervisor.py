@@ -137,14 +137,14 @@ class Supervisor:
         heard.setblocking(False)
         woken.setblocking(False)
         with heard, woken, _Handlers(self._asked.append):
-            try:
-                with heed(self._stop) as signals:
+            with heed(self._stop) as signals:  # at its end, the process may die of a signal
+                try:
                     signals.wake(woken.fileno())
                     self._poll.register(heard, select.POLLIN)
                     while not self._is_over():
                         self._turn(heard)
-            finally:
-                self._clear_away()
+                finally:
+                    self._clear_away()
         if self._outcome is not None:
             raise SystemExit(self._outcome)
 
@@ -153,6 +153,8 @@ class Supervisor:
 
     def _turn(self, heard: socket.socket) -> None:
         timeout = self._settle()
+        if self._is_over():
+            return
         self._poll.poll(None if timeout is None else max(0, int(timeout * 1000) + 1))
         with contextlib.suppress(BlockingIOError):
             while heard.recv(4096):
@@ -417,14 +419,13 @@ class Supervisor:
         """Orders what makes things as they should be; how long until something is to be done again, None: unknown."""
         now = time.monotonic()
         deadlines: list[float] = []
-        if self._stopping is not None:
-            self._settle_stop()
-        else:
+        if self._stopping is None:
             self._settle_coming()
             self._settle_reload()
-        if self._stopping is None:
             self._settle_current(now, deadlines)
             self._settle_checks(now, deadlines)
+        if self._stopping is not None:  # by now: it may have given up
+            self._settle_stop()
         self._settle_retired()
         for family in self._families():
             for worker in list(family.workers.values()):
