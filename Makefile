@@ -11,18 +11,21 @@ export PYO3_PYTHON := $(abspath $(BIN))/python
 
 RUST := Cargo.toml Cargo.lock pyproject.toml $(shell find engine/Cargo.toml engine/src binding -name '*.rs' -o -name '*.toml')
 
-.PHONY: run test test-all free-threaded frameworks parity system rust-test python-test lint compat build clean help
+.PHONY: run test test-all threaded-test free-threaded frameworks parity system rust-test python-test lint compat build clean help
 
 help:
 	@echo "make run     build, and serve examples/hello.py on $(BIND)"
 	@echo "make test    everything: lints, Rust tests, Python tests"
 	@echo "make test-all  the Python tests on every CPython there is"
 	@echo "make free-threaded  the Python tests on a CPython without GIL, which is built where there is none"
+	@echo "make threaded-test  the Python tests again, with four threads in every server"
 	@echo "make frameworks  Flask, Django, Falcon, Bottle and others, and a browser where there is one"
 	@echo "make parity  bjoern 3.2.2 and this server in the same tests"
 	@echo "make system  nginx and HAProxy in front, and load through them, where they are installed"
 	@echo "make compat  the test scripts of bjoern 3.2.2 against this server"
 	@echo "make fuzz    the fuzz targets, FUZZ_SECONDS=60 each"
+	@echo "make model   the interleavings of the server's threads, as many as two minutes allow"
+	@echo "make sanitize  ThreadSanitizer over the engine's threads, where the toolchain has what it needs"
 	@echo "make bench   this server beside others: CPU time per request, with one thread and with sixteen"
 	@echo "make instructions  the instructions of a request, compared with the last counts; UPDATE=1 records them"
 	@echo "make build   the release extension in $(VENV)"
@@ -39,6 +42,10 @@ rust-test:
 
 python-test: build $(VENV)/.tests
 	$(BIN)/python -m pytest -q
+
+# Servers whose tests do not say how many threads they have get four: what is true of one must be true of several.
+threaded-test: build $(VENV)/.tests
+	BJOERN_THREADS=4 $(BIN)/python -m pytest -q
 
 # rustfmt and clippy come with rustup, not with every distribution's Rust.
 lint: build $(VENV)/.tests
@@ -117,6 +124,27 @@ fuzz:
 	$(PYTHON) engine/fuzz/seed.py
 	cd engine && for target in head chunked connection preface forwarded; do \
 	    cargo fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+
+# Locks and atomics are shuttle's here, which makes a build of its own.
+.PHONY: model
+model: export CARGO_TARGET_DIR := target/shuttle
+model:
+	cargo test --locked --release -p bjoern-engine --features shuttle --lib crew::model
+	cargo test --locked --release -p bjoern-engine --features shuttle --test threads
+
+# The standard library is built, too: what happens in one that is not looked at would pass for a race. That needs its
+# source (rustup component add rust-src); RUSTC_BOOTSTRAP makes any toolchain take options that are not stable.
+.PHONY: sanitize
+sanitize: export RUSTC_BOOTSTRAP := 1
+sanitize:
+	@for toolchain in "" +nightly; do \
+	    sysroot=$$(rustc $$toolchain --print sysroot 2>/dev/null) || continue; \
+	    [ -e $$sysroot/lib/rustlib/src/rust/library/Cargo.lock ] || continue; \
+	    RUSTFLAGS=-Zsanitizer=thread CARGO_TARGET_DIR=target/sanitize cargo $$toolchain test -p bjoern-engine \
+	        --test real_threads -Zbuild-std --target $$(rustc $$toolchain -vV | sed -n 's/^host: //p'); \
+	    exit; \
+	done; \
+	echo "SKIPPED: ThreadSanitizer, for want of the standard library's source (rustup component add rust-src)"
 
 # Needs wrk and util-linux. About 17 minutes; QUICK=1 prints rough numbers after 4. FREE_THREADED=PYTHON: that
 # interpreter, for which python/ has to hold the extension too, serves what needs one.

@@ -169,6 +169,17 @@ class Calls:
             self._found[call.hear()] = call
         return self._found.pop(where)
 
+    def has_news(self) -> bool:
+        """Whether a call has come that nobody has asked for."""
+        self._listener.settimeout(0.0)
+        try:
+            self._all.append(Call(self._listener.accept()[0]))
+        except BlockingIOError:
+            return bool(self._found)
+        finally:
+            self._listener.settimeout(GUARD)
+        return True
+
     def close(self) -> None:
         self._listener.close()
         for call in self._all:

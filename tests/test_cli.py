@@ -115,7 +115,7 @@ def addresses_of(line: str) -> list[str]:
 
 
 def test_line_service_and_interrupt(folder: Path) -> None:
-    with command(folder, "-b", "127.0.0.1:0", "hello:app") as program:
+    with command(folder, "-b", "127.0.0.1:0", "--threads", "1", "hello:app") as program:
         line = program.announced()
         (address,) = addresses_of(line)
         python = f"{platform.python_implementation()} {platform.python_version()}"

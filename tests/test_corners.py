@@ -207,9 +207,10 @@ def test_a_server_in_a_circle_with_its_application_is_collected() -> None:
     assert len(os.listdir("/dev/fd")) <= before
 
 
-def served(code: str) -> subprocess.Popen[str]:
+def served(code: str, options: str = "") -> subprocess.Popen[str]:
     """A process that serves `app` of this code, prints its port, and says on stdout what `app` prints."""
-    program = f"import bjoern, os, sys, time\n{code}\nserver = bjoern.Server(app, '127.0.0.1:0', graceful_timeout=1)\n"
+    server = f"server = bjoern.Server(app, '127.0.0.1:0', graceful_timeout=1, {options})"
+    program = f"import bjoern, os, sys, time\n{code}\n{server}\n"
     program += "server.run(ready=lambda: print(server.addresses[0].port, flush=True))\n"
     return subprocess.Popen([sys.executable, "-c", program], stdout=PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -271,7 +272,7 @@ def app(environ, start_response):
 
 
 def test_write_to_a_client_that_does_not_read_hears_signals() -> None:
-    with served(WRITING) as process:
+    with served(WRITING, "threads=1") as process:  # the main thread is told
         assert process.stdout is not None
         with contextlib.closing(connect(("127.0.0.1", int(process.stdout.readline())))) as client:
             client.sendall(GET % b"/")
@@ -286,7 +287,7 @@ def test_write_to_a_client_that_does_not_read_hears_signals() -> None:
 def test_second_interrupt_in_the_handler_of_the_first_is_heard() -> None:
     again = 'signal.signal(signal.SIGINT, lambda *_: (print("heard", flush=True), signal.raise_signal(signal.SIGINT)))'
     program = "\n".join([again if line.startswith("signal.signal") else line for line in WRITING.splitlines()])
-    with served(program) as process:
+    with served(program, "threads=1") as process:
         assert process.stdout is not None
         with contextlib.closing(connect(("127.0.0.1", int(process.stdout.readline())))) as client:
             client.sendall(GET % b"/")

@@ -1,6 +1,6 @@
 """Several threads on one loop: who blocks holds nobody up, and every answer is its request's own.
 
-How it works: calls of `apps.gated` tell where they are and wait there until the test lets them go; meanwhile others ask.
+How it works: calls of `apps.gated` tell where they are and wait until the test lets them go; meanwhile others ask.
 Knows: `threads=`.   Must not know: which thread has the loop, and how it changes hands.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import Calls, Serve
-from programs import Program, connect, get
+from programs import Program, get
 from server_process import ServerProcess
 from wire import Client, Response, message
 
@@ -312,7 +312,7 @@ def test_every_answer_goes_to_its_client(serve: Serve, calls: Calls) -> None:
 
 
 def test_context_variables_are_the_requests_own(serve: Serve, calls: Calls) -> None:
-    """Where one call is interrupted by others, and the rest of a response given by another thread than its beginning."""
+    """Where one call is interrupted by others, and a response goes on in another thread than it began in."""
     server = serve(GATED, threads=3)
     blocked = [Blocked(server, calls, path, f"{path}1") for path in ("called", "next")]
     with server.connect() as other:
@@ -363,9 +363,7 @@ def test_help_lists_them(tmp_path: Path) -> None:
         ([], {"BJOERN_SLOW_REQUEST": "-1"}, "BJOERN_SLOW_REQUEST must be a duration"),
     ],
 )
-def test_wrong_values_of_the_command(
-    tmp_path: Path, arguments: list[str], environ: dict[str, str], words: str
-) -> None:
+def test_wrong_values_of_the_command(tmp_path: Path, arguments: list[str], environ: dict[str, str], words: str) -> None:
     with Program("-m", "bjoern", *arguments, "hello:app", cwd=tmp_path, environ=environ) as program:
         end = program.end()
     assert end.code == 2

@@ -44,7 +44,8 @@ def test_expensive_modules_are_expensive_here() -> None:
 def test_server_imports_what_sockets_and_signals_need() -> None:
     added = said(
         "import bjoern\n"
-        "server = bjoern.Server(lambda environ, start_response: [], bjoern.addresses.TcpAddress('127.0.0.1', 0))\n"
+        "address = bjoern.addresses.TcpAddress('127.0.0.1', 0)\n"
+        "server = bjoern.Server(lambda environ, start_response: [], address, threads=1)\n"
         f"server.run(ready=server.stop)\n{NEW}"
     )
     assert "socket" in added

@@ -300,7 +300,7 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"ok"]
 
-sock = bjoern.listen(app, "127.0.0.1", 0)
+sock = bjoern.listen(app, "127.0.0.1", 0, threads=1)  # handlers are for the main thread to change
 say(sock.getsockname()[1])
 try:
     bjoern.run()

@@ -33,7 +33,7 @@ import os, bjoern
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
     return [b"hello"]
-server = bjoern.Server(app, "127.0.0.1:0")
+server = bjoern.Server(app, "127.0.0.1:0", threads=1)  # several wake each other now and then
 server.run(ready=lambda: print(os.getpid(), server.addresses[0].port, flush=True))
 """
 

@@ -28,7 +28,7 @@ ABSENT = None
         ("GET", "/", [], {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "QUERY_STRING": "", "SCRIPT_NAME": ""}),
         ("GET", "/", [], {"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "test", "wsgi.url_scheme": "http"}),
         ("GET", "/", [], {"wsgi.version": [1, 0], "wsgi.input_terminated": True, "wsgi.run_once": False}),
-        ("GET", "/", [], {"wsgi.multithread": False, "wsgi.multiprocess": True}),
+        ("GET", "/", [], {"wsgi.multiprocess": True}),
         ("GET", "/", [], {"CONTENT_TYPE": ABSENT, "HTTP_CONTENT_LENGTH": ABSENT, "LEFT_BEHIND": ABSENT}),
         ("get", "/", [], {"REQUEST_METHOD": "get"}),
         ("M-SEARCH", "/", [], {"REQUEST_METHOD": "M-SEARCH"}),

@@ -46,7 +46,7 @@ VARIABLES = {
     "wsgi.input": "the whole body, seekable; an `io.BytesIO`, or a file where it is large",
     "wsgi.input_terminated": "`True`: reading to the end needs no CONTENT_LENGTH",
     "wsgi.errors": "`sys.stderr` as it was when the server started; where else it goes is the process's business",
-    "wsgi.multithread": "whether another thread may call the application at the same time",
+    "wsgi.multithread": "whether another thread may call the application at the same time: `threads` is more than one",
     "wsgi.multiprocess": "`True`: the socket may be shared with other processes",
     "wsgi.run_once": "`False`",
     "wsgi.file_wrapper": "`FileWrapper(file, blocksize)`",
@@ -357,7 +357,7 @@ COVERAGE = [
         THREADS,
         "An application that is not thread-safe can be served.",
         "test_wsgi.py::test_environ",
-        note="It is called by one thread, and `wsgi.multithread` says so.",
+        note="It is called by one thread where `threads` asks for no more, and `wsgi.multithread` says so.",
     ),
     should(
         CONFIGURATION,

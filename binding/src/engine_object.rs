@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
 use bjoern_engine::io::{Bell, System};
@@ -17,6 +17,9 @@ use pyo3::types::PyDict;
 use crate::environ::Environs;
 use crate::ffi::duplicate;
 use crate::wsgi::{Hooks, Limits, Site, Wsgi};
+
+/// After the end, for a thread that is in no call: it may be in the `close()` of a response that nobody waits for any more.
+const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// The event loops on sockets that already listen: one, or, without the GIL and with several threads, one a core.
 ///
@@ -79,6 +82,7 @@ impl Engine {
             let limited = |whole: usize| if whole == 0 { 0 } else { share(whole).max(1) };
             let config = Config {
                 threads: share(threads),
+                loops,
                 max_queue: limited(config.max_queue),
                 max_connections: limited(config.max_connections),
                 ..config.clone()
@@ -101,18 +105,24 @@ impl Engine {
         }
     }
 
+    /// How many of several threads are in `work()`; after `run()`, those whose call of the application has not come back.
+    #[getter]
+    fn at_work(&self) -> usize {
+        self.servers.iter().map(|server| server.at_work()).sum()
+    }
+
     /// Serves until stopped and drained, once. With several threads, each of them must be in `work()`, and the calling
-    /// thread only waits for them. Whether no call of the application is left that has not come back.
+    /// thread only waits for them.
     ///
     /// Raises what a signal handler raised, or the SystemExit or KeyboardInterrupt of the application, after the
     /// drain; OSError where the system's poller fails, or a thread cannot be started.
-    fn run(&self, py: Python<'_>) -> PyResult<bool> {
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
         if self.started.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err("an Engine runs only once"));
         }
         let result = match self.site.bell() {
             Some(bell) => self.oversee(py, bell),
-            None => Ok(self.servers[0].run().map(|()| true)?),
+            None => Ok(self.servers[0].run()?),
         };
         match self.site.take_raised() {
             Some(error) => Err(error),
@@ -161,17 +171,23 @@ impl Engine {
 
 impl Engine {
     /// Waits for the threads that work, and hears signals meanwhile.
-    fn oversee(&self, py: Python<'_>, bell: &Bell) -> PyResult<bool> {
+    fn oversee(&self, py: Python<'_>, bell: &Bell) -> PyResult<()> {
         let begun: Result<Vec<()>, _> = self.servers.iter().map(|server| server.begin_watch()).collect();
+        let mut end = None;
         let result = begun.map_err(PyErr::from).and_then(|_| {
             loop {
-                if self.servers.iter().all(|server| server.has_ended()) {
-                    let at_work: usize = self.servers.iter().map(|server| server.at_work()).sum();
-                    if at_work <= self.site.in_calls(py) {
-                        return Ok(at_work == 0);
-                    }
+                let has_ended = self.servers.iter().all(|server| server.has_ended());
+                if has_ended && self.at_work() <= self.site.in_calls(py) {
+                    return Ok(());
                 }
-                py.detach(|| bell.wait())?;
+                let left = has_ended.then(|| {
+                    let end = *end.get_or_insert_with(|| Instant::now() + TIME_TO_LEAVE);
+                    end.saturating_duration_since(Instant::now())
+                });
+                if left.is_some_and(|left| left.is_zero()) {
+                    return Ok(());
+                }
+                py.detach(|| bell.wait(left))?;
                 if let Err(error) = py.check_signals() {
                     self.site.end_with(py, error);
                 }
@@ -180,7 +196,7 @@ impl Engine {
         if result.is_err() {
             self.site.stop(false);
         }
-        if let Ok(false) = result {
+        if result.is_ok() && self.at_work() > 0 {
             self.site.tell_unfinished(py);
         }
         self.servers.iter().for_each(|server| server.end_watch());
@@ -231,6 +247,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         max_queue: options.getattr("max_queue")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
+        loops: 1,
         trusted,
         proxy_protocol: options.getattr("proxy_protocol")?.extract()?,
         server_header: server_header.map(String::into_bytes),

@@ -81,6 +81,95 @@ impl AsRef<[u8]> for Block {
     }
 }
 
+/// Calls of Python code that may take its time, and with it the thread.
+///
+/// While the interpreter ends, CPython before 3.14 has a thread that wants to go on end by `pthread_exit`, which unwinds
+/// its stack; and Rust aborts the process for what it cannot unwind. So the thread stays where it is, as from 3.14 on.
+pub mod calls {
+    use pyo3::ffi::PyObject;
+    use pyo3::prelude::*;
+    use pyo3::types::PyIterator;
+
+    unsafe extern "C-unwind" {
+        fn PyObject_VectorcallDict(
+            callable: *mut PyObject,
+            arguments: *const *mut PyObject,
+            count: usize,
+            keywords: *mut PyObject,
+        ) -> *mut PyObject;
+        fn PyObject_GetIter(object: *mut PyObject) -> *mut PyObject;
+        fn PyIter_Next(iterator: *mut PyObject) -> *mut PyObject;
+    }
+
+    /// Where the thread stays.
+    struct Stay;
+
+    impl Drop for Stay {
+        fn drop(&mut self) {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    fn or_stay(call: impl FnOnce() -> *mut PyObject) -> *mut PyObject {
+        let stay = Stay;
+        let result = call();
+        std::mem::forget(stay);
+        result
+    }
+
+    /// Calls `callable` with up to three `arguments`.
+    ///
+    /// # Errors
+    /// What it raises.
+    pub fn call<'py, const N: usize>(
+        callable: &Bound<'py, PyAny>,
+        arguments: [&Bound<'py, PyAny>; N],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        const { assert!(N <= 3) };
+        // The first place is the callee's, for `self`.
+        let mut array = [std::ptr::null_mut(); 4];
+        for (place, argument) in array[1..].iter_mut().zip(arguments) {
+            *place = argument.as_ptr();
+        }
+        let count = N | pyo3::ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+        // SAFETY: attached; `array` has `N` live objects behind a place that may be overwritten, as `count` says; a new
+        // reference or NULL with an error set comes back.
+        unsafe {
+            let call =
+                || PyObject_VectorcallDict(callable.as_ptr(), array.as_ptr().add(1), count, std::ptr::null_mut());
+            Bound::from_owned_ptr_or_err(callable.py(), or_stay(call))
+        }
+    }
+
+    /// An iterator over `object`.
+    ///
+    /// # Errors
+    /// TypeError where it cannot be iterated over, and what its `__iter__` raises.
+    pub fn iter<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+        // SAFETY: attached; a new reference to an iterator or NULL with an error set comes back.
+        unsafe {
+            let iterator = or_stay(|| PyObject_GetIter(object.as_ptr()));
+            Ok(Bound::from_owned_ptr_or_err(object.py(), iterator)?.cast_into_unchecked())
+        }
+    }
+
+    /// The next item, if there is one.
+    ///
+    /// # Errors
+    /// What producing it raises.
+    pub fn next<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = iterator.py();
+        // SAFETY: attached, and it is an iterator; a new reference comes back, or NULL, at the end without an error set.
+        let item = unsafe { Bound::from_owned_ptr_or_opt(py, or_stay(|| PyIter_Next(iterator.as_ptr()))) };
+        match item {
+            Some(item) => Ok(Some(item)),
+            None => PyErr::take(py).map_or(Ok(None), Err),
+        }
+    }
+}
+
 /// A context of context variables (PEP 567).
 pub struct Context(Py<PyAny>);
 

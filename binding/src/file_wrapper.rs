@@ -9,7 +9,7 @@ use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::ffi::duplicate;
+use crate::ffi::{calls, duplicate};
 
 /// Iterates over a file in blocks. `FileWrapper(file[, blocksize])`, positional only; `blocksize` in bytes.
 #[pyclass(module = "bjoern", frozen)]
@@ -31,10 +31,10 @@ impl FileWrapper {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let read = intern!(py, "read");
+        let read = self.file.bind(py).getattr(intern!(py, "read"))?;
         let block = match &self.block_size {
-            Some(size) => self.file.bind(py).call_method1(read, (size,))?,
-            None => self.file.bind(py).call_method1(read, (DEFAULT_BLOCK_BYTES,))?,
+            Some(size) => calls::call(&read, [size.bind(py)])?,
+            None => calls::call(&read, [DEFAULT_BLOCK_BYTES.into_pyobject(py)?.as_any()])?,
         };
         Ok(block.is_truthy()?.then_some(block))
     }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator};
 
 use crate::errors::type_name;
-use crate::ffi::{Block, Context};
+use crate::ffi::{Block, Context, calls};
 use crate::start_response::StartResponse;
 use crate::wsgi::Reply;
 
@@ -25,7 +25,7 @@ impl Rest {
     /// # Errors
     /// TypeError where it cannot be iterated over.
     pub fn of(iterable: &Bound<'_, PyAny>) -> PyResult<Rest> {
-        Ok(Rest { iterable: iterable.clone().unbind(), iterator: Some(iterable.try_iter()?.unbind()) })
+        Ok(Rest { iterable: iterable.clone().unbind(), iterator: Some(calls::iter(iterable)?.unbind()) })
     }
 
     /// Nothing more is needed of the application but its `close()`, when everything has been sent.
@@ -51,7 +51,7 @@ impl Stream {
     /// The next block, if there is one; `None` at the end. Nothing of the server is held meanwhile.
     pub fn advance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let Some(iterator) = &self.rest.iterator else { return Ok(None) };
-        let next = self.context.run(py, || iterator.bind(py).clone().next().transpose())?;
+        let next = self.context.run(py, || calls::next(iterator.bind(py)))?;
         next.map(|block| block_of(&block)).transpose()
     }
 
@@ -68,7 +68,7 @@ impl Stream {
 /// Calls `close()` of `object`, where it has one.
 pub fn close(object: &Bound<'_, PyAny>) -> PyResult<()> {
     match object.getattr_opt(intern!(object.py(), "close"))? {
-        Some(close) => close.call0().map(drop),
+        Some(close) => calls::call(&close, []).map(drop),
         None => Ok(()),
     }
 }

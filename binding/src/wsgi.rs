@@ -15,7 +15,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::environ::{Environs, Ports};
 use crate::errors::print_exception;
-use crate::ffi::{Block, Context};
+use crate::ffi::{Block, Context, calls};
 use crate::file_wrapper::FileWrapper;
 use crate::start_response::{StartResponse, start};
 use crate::stream::{Outcome, Rest, Stream, block_of, close, send};
@@ -212,7 +212,8 @@ impl Wsgi {
         if let Some(ticket) = &desk.ticket {
             ticket.enter(py, reply.call_number(), &environ, start_response.lent());
         }
-        let call = || self.site.application.bind(py).call1((&environ, start_response.callable()));
+        let call =
+            || calls::call(self.site.application.bind(py), [environ.bind(py), start_response.callable().bind(py)]);
         let (mut reply, returned) = start_response.lend(py, reply, Errand::Call, || context.run(py, call));
         if let Some(ticket) = &desk.ticket {
             ticket.leave(py);
@@ -270,6 +271,9 @@ impl Wsgi {
             }
             return (reply, Progress::More(stream));
         };
+        if matches!(outcome, Progress::Done) {
+            reply.end();
+        }
         let (reply, ()) = stream.start_response.lend(py, reply, Errand::Close, || self.end(py, &stream));
         if let Some(ticket) = &desk.ticket {
             ticket.leave(py);

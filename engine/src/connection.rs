@@ -310,7 +310,12 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
 
     /// Whether nothing can be done without the application.
     pub(crate) fn needs_app(&self) -> bool {
-        matches!(self.state, State::Streaming(..) | State::Whole(_)) || self.queued
+        (matches!(self.state, State::Streaming(..) | State::Whole(_)) || self.queued) && !self.is_gone()
+    }
+
+    /// Whether its peer has gone while its request waited for a thread.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.queued && self.gone
     }
 
     /// Refuses a request that would have to wait for a thread.
@@ -486,7 +491,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 reply.refuse("500 Internal Server Error");
             }
             Progress::Done | Progress::Failed => {
-                Counters::count(&turn.counters.cut);
+                // A response without a body, or one that was refused in time, is whole.
+                if reply.connection.answer.framing != ResponseFraming::Nothing {
+                    Counters::count(&turn.counters.cut);
+                }
                 reply.connection.answer.persists = false;
                 if reply.connection.answer.framing == ResponseFraming::UntilClose {
                     // An orderly end would pass for the end of the body: what comes must be an error to the peer.

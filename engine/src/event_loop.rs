@@ -140,7 +140,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         });
         let max_connections = match config.max_connections {
             0 => net.open_files().map_or(usize::MAX, |files| {
-                usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX)
+                let for_connections = files - RESERVED_FILES.min(files / 2);
+                (usize::try_from(for_connections).unwrap_or(usize::MAX) / config.loops.max(1)).max(1)
             }),
             limit => limit,
         };
@@ -369,6 +370,11 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             return;
         };
         if connection.cares_for(news) {
+            if connection.is_gone() {
+                // It leaves its place to others.
+                self.waiting.retain(|waiting| *waiting != token);
+                slot.queued = false;
+            }
             self.enqueue(token);
         }
     }

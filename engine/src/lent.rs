@@ -142,7 +142,7 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
             Some(reply) if reply.is_started() => reply.cut(),
             Some(reply) => {
                 reply.refuse("503 Service Unavailable");
-                reply.send_held();
+                reply.send_last();
             }
             None => place.is_cut = true,
         }

@@ -40,5 +40,5 @@ pub use control::Stopper;
 pub use counters::Counters;
 pub use lent::{Errand, Lent, NotTaken};
 pub use reply::{Broken, Reply};
-pub use server::{Rounds, Server};
+pub use server::Server;
 pub use spool::Spool;

@@ -193,6 +193,26 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         self.connection.release() || self.is_broken()
     }
 
+    /// Sends what waits and, where the peer takes all of it, the end of the connection.
+    pub(crate) fn send_last(&mut self) {
+        if self.send_held() {
+            // Where that fails, the peer has gone.
+            let _ = self.connection.socket.shutdown_write();
+        }
+    }
+
+    /// Ends the body before the application's `close()` runs, which may take its time; where less came than was announced,
+    /// that is told later.
+    pub fn end(&mut self) {
+        if self.is_started() && self.connection.answer.framing == ResponseFraming::Chunked {
+            self.finish();
+            self.connection.answer.framing = ResponseFraming::Nothing;
+        }
+        if !self.outgoing.may_hold() {
+            self.connection.send_outgoing(&mut self.outgoing);
+        }
+    }
+
     /// Adds a block of the body, framed; `own` gives the block itself where it is large enough not to be copied.
     pub fn block(&mut self, data: &[u8], own: impl FnOnce() -> A::Block) {
         let answer = &mut self.connection.answer;

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::app::App;
@@ -15,6 +14,7 @@ use crate::counters::Counters;
 use crate::crew::{Crew, HandedIn};
 use crate::event_loop::{Loop, Next, Phase, Returned, Task};
 use crate::io::{Net, Waker, block_signals};
+use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicUsize, Guess, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 use crate::watch::{LongCalls, Quiet, Watch};
 
@@ -304,7 +304,10 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         if keeper.is_none() && !self.has_ended() {
             let server = self.clone();
             let thread = thread::Builder::new().name("bjoern-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
-            let handle = thread.spawn(move || server.keep_watch())?;
+            let handle = thread.spawn(move || {
+                block_signals(); // they are for those who run the application
+                server.look_again_and_again(Instant::now);
+            })?;
             self.watch.begin(Some(handle.thread().clone()));
             *keeper = Some(handle);
         }
@@ -321,21 +324,17 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         }
     }
 
-    fn keep_watch(&self) {
-        block_signals(); // they are for those who run the application
-        let mut rounds = self.rounds();
-        self.watch.keep(|| self.look_around(&mut rounds, Instant::now()));
+    /// Keeps watch on the calling thread in place of [`Server::begin_watch`]'s, until [`Server::end_watch`].
+    /// `clock` is read before each look.
+    pub fn keep_watch(&self, clock: impl FnMut() -> Instant) {
+        self.watch.begin(Some(thread::current()));
+        self.look_again_and_again(clock);
     }
 
-    /// For whoever keeps watch in place of [`Server::begin_watch`]'s thread: [`Server::make_round`].
-    pub fn rounds(&self) -> Rounds<A::Desk> {
+    fn look_again_and_again(&self, mut clock: impl FnMut() -> Instant) {
         let long_calls = LongCalls::new(self.config.slow_request, self.config.timeout);
-        Rounds { long_calls, usher: None, end: None, stuck_looks: 0 }
-    }
-
-    /// One look of the watch, at `now`, with all that follows from it: [`Server::tick`] is a part.
-    pub fn make_round(&self, rounds: &mut Rounds<A::Desk>, now: Instant) {
-        self.look_around(rounds, now);
+        let mut rounds = Rounds { long_calls, usher: None, end: None, stuck_looks: 0 };
+        self.watch.keep(|| self.look_around(&mut rounds, clock()));
     }
 
     fn look_around(&self, rounds: &mut Rounds<A::Desk>, now: Instant) -> Quiet {
@@ -350,14 +349,17 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             self.usher(rounds.usher.get_or_insert_with(|| {
                 Desk::new(self.app.desk(usize::MAX), 0, &self.config, self.control.clone(), self.watch.clone())
             }));
-            return Quiet::No;
+            if !self.control.is_stopping() {
+                return Quiet::No;
+            }
         }
         if self.control.is_stopping() && self.is_deserted() {
-            // A thread on its own is not left behind at once: whoever aborts may have interrupted it.
-            let aborts = self.control.is_aborting() && self.config.threads > 1;
             let end = *rounds.end.get_or_insert(now + self.config.graceful_timeout);
             rounds.stuck_looks = if is_stuck { rounds.stuck_looks + 1 } else { 0 };
-            if (aborts || now >= end) && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP && self.crew.claim() {
+            if (self.control.is_aborting() || now >= end)
+                && rounds.stuck_looks >= LOOKS_BEFORE_GIVING_UP
+                && self.crew.claim()
+            {
                 self.crew.end();
                 self.app.gives_up();
             }
@@ -415,7 +417,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 }
 
 /// What the watch remembers from one look to the next.
-pub struct Rounds<D> {
+struct Rounds<D> {
     long_calls: LongCalls,
     /// Where it stands in for a leader; made when that is needed first.
     usher: Option<Desk<D>>,

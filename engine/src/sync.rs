@@ -13,6 +13,20 @@ pub(crate) use shuttle::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
 };
 
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use std::thread;
+
+#[cfg(feature = "shuttle")]
+pub(crate) mod thread {
+    //! Threads of a world without time: any wait for a while may be over at once.
+
+    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, panicking, park};
+
+    pub(crate) fn park_timeout(_time: std::time::Duration) {
+        shuttle::thread::yield_now();
+    }
+}
+
 /// A time by which nothing but speed is decided.
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use std::time::Instant as Guess;

@@ -9,10 +9,10 @@
 //! tick; the watch sleeps where nothing is held.
 
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::app::LongCall;
+use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Time between two looks.

@@ -21,7 +21,7 @@ use shuttle::{FailurePersistence, Runner};
 use sim::anything::{Anything, Pace, check, script};
 use sim::{Act, MAX_YIELDS, Shared, SimNet, yield_now};
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 2_000;
 
 /// Schedules of one seed that are chosen at random, and those with so few changes that a thread did not ask for.
 const AT_RANDOM: usize = 4;
@@ -89,7 +89,6 @@ fn run(seed: u64) {
     let server = Arc::new(Server::with_counters(net, Anything::new(world.clone(), Pace::Sleeps), config, counters));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
-    server.begin_ticks();
     let mut running: Vec<_> = (0..threads)
         .map(|_| {
             let server = server.clone();
@@ -97,12 +96,14 @@ fn run(seed: u64) {
         })
         .collect();
     let (watched, its_world) = (server.clone(), world.clone());
-    running.push(thread::spawn(move || watch(&watched, &its_world)));
+    let keeper = thread::spawn(move || watch(&watched, &its_world));
     if let Some(stop) = stop {
         let (stopped, its_world) = (server.clone(), world.clone());
         running.push(thread::spawn(move || end_by(stop, &stopped, &its_world)));
     }
     running.into_iter().for_each(|thread| thread.join().unwrap());
+    server.end_watch();
+    keeper.join().unwrap();
 
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
     let count = |name| server.counters().all().find(|(counter, _)| *counter == name).unwrap().1;
@@ -119,27 +120,21 @@ fn run(seed: u64) {
     }
 }
 
-/// Looks again and again, until the server has ended.
+/// Looks as the watch does, which sleeps where it thinks that it is not needed, until the server has ended.
 fn watch(server: &Simulated, world: &Shared) {
     let start = Instant::now();
-    let mut rounds = server.rounds();
-    let mut yields = 0;
-    while !server.has_ended() {
-        let (now, all_rest) = {
-            let world = world.lock();
-            (world.now, world.threads.all_rest())
-        };
-        if all_rest {
+    server.keep_watch(|| {
+        let mut yields = 0;
+        while world.lock().threads.all_rest() && !server.has_ended() {
             // One of them has been called, or has come upon the lead by itself: the watch must not be needed for that.
             yields += 1;
             assert!(yields < MAX_YIELDS, "all threads rest, and nobody leads");
-        } else {
-            yields = 0;
-            server.make_round(&mut rounds, start + Duration::from_millis(now));
-            world.lock().looks += 1;
+            yield_now();
         }
-        yield_now();
-    }
+        let mut world = world.lock();
+        world.looks += 1;
+        start + Duration::from_millis(world.now)
+    });
 }
 
 fn end_by(stop: Stop, server: &Simulated, world: &Shared) {

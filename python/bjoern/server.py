@@ -77,6 +77,8 @@ class Server:
         self._stats: dict[str, int] = {}
         self._stop: bool | None = None  # graceful or not, once asked for
         self._thread: threading.Thread | None = None
+        self._over: threading.Event | None = None  # set when `_thread` has nothing more to do, or will not come back
+        self._returned = False
         self._failure: BaseException | None = None
 
     @property
@@ -138,19 +140,26 @@ class Server:
                 engine.close()
                 reason = f"only {started} of {wanted} threads could be started ({error})"
                 raise RuntimeError(f"{reason}: give fewer, with threads= or --threads") from None
-        if engine.run():
-            for thread in crew:
-                thread.join()
+        try:
+            engine.run()
+        finally:
+            if not engine.at_work:
+                for thread in crew:
+                    thread.join()
 
     def _unfinished(self, signals: ShutdownSignals, requests: list[str]) -> None:
         """The server has ended, and these requests have not. Where it is a signal that ended it, so is the process."""
-        timeout = f"graceful_timeout={self.options.graceful_timeout:g}"
+        reason = f"it took longer than graceful_timeout={self.options.graceful_timeout:g}"
+        if self._stop is False:
+            reason = "it was not waited for"
         if not requests and self._thread_id is not None:
             requests = [_request_in(self._thread_id)]
         for request in requests:
-            messages.warning(f"ended without an answer to {request}: it took longer than {timeout}")
+            messages.warning(f"ended without an answer to {request}: {reason}")
         if self.options.threads == 1:  # the only thread is the one that does not come back
             self.close()
+            if self._over is not None:
+                self._over.set()
             signals.force()
 
     def stop(self, graceful: bool = True) -> None:
@@ -179,6 +188,7 @@ class Server:
     def __enter__(self) -> Server:
         import threading
 
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run_in_background, name="bjoern", daemon=True)
         self._thread.start()
         return self
@@ -187,8 +197,10 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is not None and self._over is not None:
+            self._over.wait()
+            if self._returned:
+                self._thread.join()
         if self._failure is not None and error is None:
             raise self._failure
 
@@ -197,6 +209,10 @@ class Server:
             self.run()
         except BaseException as error:  # raised where the block ends
             self._failure = error
+        finally:
+            self._returned = True
+            if self._over is not None:
+                self._over.set()
 
 
 def check_callable(app: object) -> None:

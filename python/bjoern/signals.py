@@ -73,8 +73,11 @@ class ShutdownSignals:
         return True
 
     def force(self) -> None:
-        """Ends the process as the signal would that has been received, if one has: the main thread cannot."""
-        if not self._draining:
+        """Ends the process as the signal would that has been received, if one has: the main thread cannot.
+
+        Not where that has been interrupted: it ends by itself, or another signal comes.
+        """
+        if not self._draining or self._forced is not None:
             return
         number = min(self._draining)
         _flush()

@@ -136,15 +136,15 @@ class Supervisor:
         heard, woken = socket.socketpair()
         heard.setblocking(False)
         woken.setblocking(False)
-        with heard, woken, _Handlers(self._asked.append):
-            with heed(self._stop) as signals:  # at its end, the process may die of a signal
-                try:
-                    signals.wake(woken.fileno())
-                    self._poll.register(heard, select.POLLIN)
-                    while not self._is_over():
-                        self._turn(heard)
-                finally:
-                    self._clear_away()
+        # At the end of `heed`, the process may die of a signal: nothing is left for after it.
+        with heard, woken, _Handlers(self._asked.append), heed(self._stop) as signals:
+            try:
+                signals.wake(woken.fileno())
+                self._poll.register(heard, select.POLLIN)
+                while not self._is_over():
+                    self._turn(heard)
+            finally:
+                self._clear_away()
         if self._outcome is not None:
             raise SystemExit(self._outcome)
 

@@ -1,8 +1,9 @@
 """Calls that block until the test lets them go: each tells the port in `X-Calls` what it is about to do, and waits.
 
-`/called`, `/next`, `/written`, `/closed` and `/read` block in the call itself, before the second block of a stream, between two
-`write()`s, in the iterable's `close()` and in `read()` of a file behind `file_wrapper`. Each answers with its `id`, and
-what it is told by the test. `/event` waits in Python code, for SIGUSR1; `/quick` does not wait. `/upload` blocks and tells its body.
+`/called`, `/next`, `/written`, `/closed` and `/read` block in the call itself, before the second block of a stream,
+between two `write()`s, in the iterable's `close()` and in `read()` of a file behind `file_wrapper`. Each answers with
+its `id`, and what it is told by the test. `/event` waits in Python code, for SIGUSR1; `/quick` does not wait. `/upload`
+blocks and tells its body.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CLOSED: list[str] = []
 
 
 class Gate:
-    """The call's line to the test. `wait(where)` tells where it is, and blocks until an answer comes: a line of text."""
+    """The call's line to the test. `wait(where)` tells where it is, and blocks until it is answered by a line."""
 
     def __init__(self, environ: Environ) -> None:
         self.id = argument(environ, "id")

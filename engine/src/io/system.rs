@@ -186,12 +186,13 @@ impl Bell {
         let _ = (&self.clapper).write(&[0]); // full: it has been rung often enough
     }
 
-    /// Waits until it is rung, or a signal comes.
+    /// Waits until it is rung, a signal comes, or the time is up.
     ///
     /// # Errors
     /// What the kernel says of the wait.
-    pub fn wait(&self) -> io::Result<()> {
-        match poll(&mut [PollFd::new(&self.rung, PollFlags::IN)], None) {
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(timespec);
+        match poll(&mut [PollFd::new(&self.rung, PollFlags::IN)], timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -205,6 +206,10 @@ impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.clapper.as_fd()
     }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() }
 }
 
 /// A connected socket of the kernel's.
@@ -237,8 +242,7 @@ impl Socket for SystemSocket {
     }
 
     fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-        Ok(poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timeout))? > 0)
+        Ok(poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timespec(timeout)))? > 0)
     }
 }
 

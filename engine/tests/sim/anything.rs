@@ -14,6 +14,9 @@ use super::{Act, Shared, SimNet, SimSocket, World, yield_now};
 /// Bytes of the blocks a request may ask for: within a copy, and beyond.
 const BLOCKS: [usize; 4] = [1, 100, 5_000, 20_000];
 
+/// No head is shorter.
+const HEAD_BYTES: usize = 60;
+
 /// How the application answers; each request names one.
 const WAYS: [&str; 9] = ["whole", "list", "stream", "length", "lazy", "write", "fail", "break", "short"];
 
@@ -94,11 +97,15 @@ impl Anything {
             Pace::Sleeps => {
                 let before = self.world.lock().looks;
                 self.take_a_moment(wire);
-                // The first of them may have begun before.
-                self.world.lock().looks - before > 2
+                // The first of them may have begun before, and the last is not over.
+                self.world.lock().looks - before > 3
             }
         };
         (lent.take_back().unwrap(), all_sent)
+    }
+
+    fn give(&self, wire: usize, bytes: usize) {
+        self.world.lock().wires[wire].given += bytes;
     }
 
     fn take_a_moment(&self, wire: usize) {
@@ -155,11 +162,13 @@ impl App<SimSocket> for Anything {
                 reply.start(&head(&id, None), Some(total as u64));
                 let body = block.repeat(count);
                 reply.block(&body, || body.clone());
+                self.give(wire, HEAD_BYTES + total);
                 return (reply, Progress::Done);
             }
             "list" => {
                 reply.start(&head(&id, None), None);
                 (0..count).for_each(|_| reply.block(&block, || block.clone()));
+                self.give(wire, HEAD_BYTES + total);
                 return (reply, Progress::Done);
             }
             "write" => {
@@ -175,6 +184,7 @@ impl App<SimSocket> for Anything {
                         }
                     }
                 }
+                self.give(wire, HEAD_BYTES + total);
                 return (reply, Progress::Done);
             }
             "short" => reply.start(&head(&id, Some(total + 1)), None),
@@ -183,6 +193,7 @@ impl App<SimSocket> for Anything {
             _ => reply.start(&head(&id, None), None),
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
+        self.give(wire, if way == "lazy" { 0 } else { HEAD_BYTES });
         (reply, Progress::More(Stream { wire, way, block, left: count, given: None }))
     }
 
@@ -197,6 +208,7 @@ impl App<SimSocket> for Anything {
         }
         if stream.way == "lazy" && !reply.is_started() {
             reply.start(&head("lazy", None), None);
+            self.give(stream.wire, HEAD_BYTES);
         }
         if stream.left == 0 {
             self.streams.fetch_sub(1, Ordering::Relaxed);
@@ -205,6 +217,7 @@ impl App<SimSocket> for Anything {
         stream.left -= 1;
         stream.given = Some((self.world.lock().wires[stream.wire].sent, stream.block.len()));
         reply.block(&stream.block, || stream.block.clone());
+        self.give(stream.wire, stream.block.len());
         (reply, Progress::More(stream))
     }
 

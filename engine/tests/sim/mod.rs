@@ -84,6 +84,8 @@ pub struct Wire {
     pub taken: Vec<u8>,
     /// Bytes handed over by the server so far.
     pub sent: usize,
+    /// Bytes that the application has given at the least.
+    pub given: usize,
 
     /// What the poller has not reported yet.
     news: Readiness,
@@ -119,7 +121,7 @@ pub struct World {
     pub threads: Threads,
     /// The server's, and how many connections it may have open; to look at it while it rests.
     pub books: Option<(Arc<Counters>, usize)>,
-    /// Looks of the watch so far.
+    /// Looks of the watch so far, the one that has begun included.
     pub looks: u32,
 }
 
@@ -293,6 +295,7 @@ impl World {
             assert!(wire.registered.is_some(), "wire {index} is back, and the poller does not know it");
             assert!(!wire.peer_reset, "wire {index} is gone, and nobody has noticed");
             assert!(wire.blocked || wire.inbound.is_empty(), "wire {index} has been sent bytes, and nobody reads them");
+            assert!(wire.blocked || wire.sent >= wire.given, "wire {index} has an answer coming, and nobody sends it");
             assert!(wire.blocked || !wire.peer_finished, "wire {index} has ended, and nobody has noticed");
         }
         let Some((counters, limit)) = &self.books else { return };

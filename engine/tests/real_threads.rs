@@ -1,0 +1,204 @@
+//! Threads, sockets and a watch as they are, for a moment: what the model cannot see, because it has none of them.
+//! `make sanitize` has ThreadSanitizer look on. Here is how it works: 1. a server of four threads listens on loopback;
+//! 2. clients ask for answers that are quick, slow, streamed and written, in every order; 3. each answer is counted.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bjoern_engine::http1::ResponseHead;
+use bjoern_engine::io::{System, SystemSocket};
+use bjoern_engine::{App, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+
+const THREADS: usize = 4;
+const CLIENTS: usize = 8;
+/// Connections of a client, one after the other, and requests on each.
+const CONNECTIONS: usize = 8;
+const REQUESTS: usize = 12;
+
+const BLOCK: usize = 3_000;
+const BLOCKS: usize = 3;
+
+/// Longer than a look of the watch, so that the lead changes hands.
+const SLEEP: Duration = Duration::from_millis(3);
+
+const WAYS: [&str; 5] = ["quick", "slow", "stream", "slow-stream", "write"];
+
+type Replied = Reply<SystemSocket, Several>;
+
+/// Answers by the path, always with the same number of bytes.
+#[derive(Default)]
+struct Several {
+    streams: AtomicI64,
+}
+
+struct Stream {
+    lent: Arc<Lent<SystemSocket, Several>>,
+    is_slow: bool,
+    left: usize,
+}
+
+impl App<SystemSocket> for Several {
+    type Block = Vec<u8>;
+    type Stream = Stream;
+    type Desk = ();
+
+    fn desk(&self, _post: usize) {}
+
+    fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
+        let way = std::str::from_utf8(request.path()).unwrap().trim_start_matches('/');
+        let lent = Arc::new(Lent::default());
+        lent.lend(reply, Errand::Call);
+        if way == "slow" {
+            thread::sleep(SLEEP);
+        }
+        let mut reply = lent.take_back().unwrap();
+        let mut head = ResponseHead::default();
+        head.begin(b"200 OK").unwrap();
+        let body = vec![b'x'; BLOCK];
+        match way {
+            "stream" | "slow-stream" => {
+                self.streams.fetch_add(1, Ordering::Relaxed);
+                reply.start(&head, None);
+                return (reply, Progress::More(Stream { lent, is_slow: way != "stream", left: BLOCKS }));
+            }
+            "write" => {
+                reply.start(&head, None);
+                for _ in 0..BLOCKS {
+                    reply.block(&body, || body.clone());
+                    let mut waited = Duration::ZERO;
+                    loop {
+                        match reply.hand_over(&mut waited) {
+                            Ok(true) => break,
+                            Ok(false) => {}
+                            Err(_) => return (reply, Progress::Failed), // its client has hung up
+                        }
+                    }
+                }
+            }
+            _ => {
+                reply.start(&head, Some((BLOCK * BLOCKS) as u64));
+                (0..BLOCKS).for_each(|_| reply.block(&body, || body.clone()));
+            }
+        }
+        (reply, Progress::Done)
+    }
+
+    fn next(&self, _desk: &mut (), mut stream: Stream, reply: Replied) -> (Replied, Progress<Stream>) {
+        stream.lent.lend(reply, Errand::Next);
+        if stream.is_slow {
+            thread::sleep(SLEEP);
+        }
+        let mut reply = stream.lent.take_back().unwrap();
+        if stream.left == 0 {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+            return (reply, Progress::Done);
+        }
+        stream.left -= 1;
+        let block = vec![b'x'; BLOCK];
+        reply.block(&block, || block.clone());
+        (reply, Progress::More(stream))
+    }
+
+    fn close(&self, _stream: Stream) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
+        wait()
+    }
+
+    fn woken(&self) -> Wake {
+        Wake::GoOn
+    }
+}
+
+/// Reads one answer: the length of its body.
+fn read_answer(stream: &mut BufReader<TcpStream>) -> usize {
+    let (mut length, mut line) = (None, String::new());
+    loop {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+        match line.trim_end() {
+            "" => break,
+            field => length = field.strip_prefix("Content-Length: ").map(|length| length.parse().unwrap()).or(length),
+        }
+    }
+    if let Some(length) = length {
+        stream.read_exact(&mut vec![0; length]).unwrap();
+        return length;
+    }
+    let mut total = 0;
+    loop {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+        let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        stream.read_exact(&mut vec![0; size + 2]).unwrap();
+        total += size;
+        if size == 0 {
+            return total;
+        }
+    }
+}
+
+/// Asks for everything in turn, pipelined and not, and hangs up in the middle of an answer now and then.
+fn ask(address: SocketAddr, client: usize) -> usize {
+    let mut answers = 0;
+    for connection in 0..CONNECTIONS {
+        let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+        stream.get_ref().set_read_timeout(Some(Duration::from_secs(60))).unwrap(); // nobody is left waiting for ever
+        let way = |number: usize| WAYS[(client + connection + number) % WAYS.len()];
+        let request = |number: usize| format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", way(number));
+        if connection % 3 == 2 {
+            let all: String = (0..REQUESTS).map(request).collect();
+            stream.get_mut().write_all(all.as_bytes()).unwrap();
+        }
+        for number in 0..REQUESTS {
+            if connection % 3 != 2 {
+                stream.get_mut().write_all(request(number).as_bytes()).unwrap();
+            }
+            if connection % 4 == 3 && number == REQUESTS / 2 {
+                break;
+            }
+            assert_eq!(read_answer(&mut stream), BLOCK * BLOCKS, "{}", way(number));
+            answers += 1;
+        }
+    }
+    answers
+}
+
+fn serve(max_queue: usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Config { threads: THREADS, max_queue, slow_request: SLEEP, ..Config::default() };
+    let server = Arc::new(Server::new(System::new(vec![listener.into()]).unwrap(), Several::default(), config));
+    server.begin_watch().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| server.work().unwrap());
+        }
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || ask(address, client))).collect();
+        let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        let cut = CONNECTIONS / 4;
+        assert_eq!(answers, CLIENTS * (CONNECTIONS * REQUESTS - cut * REQUESTS.div_ceil(2)));
+        server.stopper().stop(true);
+    });
+    server.end_watch();
+    assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
+    assert_eq!(server.counters().all().find(|(name, _)| *name == "open").unwrap().1, 0);
+    assert_eq!(server.at_work(), 0);
+}
+
+#[test]
+fn four_threads_answer_everybody() {
+    serve(0);
+}
+
+#[test]
+fn four_threads_and_an_usher_answer_everybody() {
+    serve(1_000);
+}
