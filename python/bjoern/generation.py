@@ -19,6 +19,8 @@ import socket
 import sys
 
 from . import messages
+from ._bjoern import Engine
+from .board import Board
 from .options import HANDOVER, Options
 from .server import Server
 
@@ -142,6 +144,7 @@ class Generation:
         self._load, self._options, self._identity, self._handover = load, options, identity, handover
         self._control = Channel(socket.socket(fileno=handover.control))
         self._sockets = [socket.socket(fileno=descriptor) for descriptor in handover.listening]
+        self._board = Board(handover.board)
         self._app: WSGIApplication | None = None
         self._workers: dict[int, int] = {}  # their numbers, by process
         self._handlers: dict[int, Any] = {}  # as the program had them
@@ -279,7 +282,7 @@ class _Worker:
     def __init__(self, number: int, channel: Channel, generation: Generation) -> None:
         self._number, self._channel = number, channel
         self._load, self._app, self._options = generation._load, generation._app, generation._options
-        self._sockets, self._board = generation._sockets, generation._handover.board
+        self._sockets, self._board = generation._sockets, generation._board
         self._server: _WorkerServer | None = None
 
     def run(self, mask: set[Any]) -> int:
@@ -350,7 +353,10 @@ class _Worker:
 
     def _reopen_logs(self, number: int, frame: FrameType | None) -> None:
         if self._server is not None:
-            self._server.reopen_logs()
+            try:
+                self._server.reopen_logs()
+            except OSError as error:
+                messages.error(f"{error.filename}: {error.strerror}; the one before is written to")
 
     def _tell_files(self) -> None:
         """Tells what the application imports later, while it is developed."""
@@ -374,15 +380,16 @@ class _WorkerServer(Server):
         sockets: Sequence[socket.socket],
         options: Options,
         channel: Channel,
-        board: int,
+        board: Board,
         number: int,
     ) -> None:
         super().__init__(app, sockets=sockets, **options.server_keywords())
         self._channel, self._board, self._number = channel, board, number
         self._told = False
 
-    def reopen_logs(self) -> None:
-        """Opens the access log's path again."""
+    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
+        place = {"board": self._board.memory, "worker": self._number - 1} if self._number <= len(self._board) else {}
+        return Engine(self._app, listening, self.options, self.close, unfinished, **place)
 
     def close(self) -> None:
         super().close()

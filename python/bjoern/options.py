@@ -77,6 +77,12 @@ def around(value: int | str) -> tuple[int, int]:
     return number, _parse_count(jitter) if tilde else number // 10
 
 
+def drawn(value: int | str) -> int:
+    """A number of requests with its share of luck, so that workers that began together do not end together."""
+    number, jitter = around(value)
+    return number + int.from_bytes(os.urandom(8), "big") % (jitter + 1) if number else 0
+
+
 def _show_size(value: Any) -> str:
     suffix = next((s for s, factor in (("G", GIB), ("M", MIB), ("K", KIB)) if value and value % factor == 0), "")
     return f"{value // _SIZE_SUFFIXES[suffix]}{suffix}"

@@ -14,7 +14,7 @@ from _thread import allocate_lock, get_ident
 from . import addresses, messages
 from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
-from .options import Options
+from .options import Options, drawn
 from .sockets import DEFAULT_LISTEN_BACKLOG, bind_all, descriptor
 
 TYPE_CHECKING = False
@@ -63,6 +63,7 @@ class Server:
         if bind is not None and sockets is not None:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
         self.options = Options.resolve("Server", options)
+        vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
         self.sockets: tuple[SocketLike, ...] = tuple(

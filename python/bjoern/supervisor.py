@@ -19,6 +19,7 @@ import sys
 import time
 
 from . import addresses, messages
+from .board import Board
 from .generation import EXIT_APP, Channel, Generation, Handover
 from .privileges import Identity
 from .server import announcement, url_of
@@ -47,6 +48,10 @@ _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 15.0
 _HOPELESS = 6
 # What a worker gets beyond `graceful_timeout`, within which it is to end by itself; seconds.
 _MARGIN = 1.0
+# What a worker that hangs has for telling where, before it is killed; seconds.
+_TELLING = 0.5
+# Rows of the board: for those to come, those there are, and those from before, even after some SIGTTIN.
+_LEAST_ROWS = 24
 _CHECK_PERIOD, _WATCH_PERIOD = 1.0, 0.15  # seconds
 
 BOOTING, SERVING, OUTGOING, ENDING, ORPHANED = "booting", "serving", "outgoing", "ending", "orphaned"
@@ -108,7 +113,7 @@ class Supervisor:
         self._notifier = Notifier()
         self._wanted = max(options.watched, 1)
         self._told: Mapping[str, Any] = {"graceful_timeout": options.graceful_timeout}
-        self._board = _shared_memory()
+        self._board = Board.make(max(_LEAST_ROWS, 3 * self._wanted))
         self._current: Family | None = None
         self._coming: Family | None = None  # loads, or its workers begin
         self._retired: list[Family] = []  # their workers finish
@@ -194,7 +199,7 @@ class Supervisor:
         if process == 0:
             ours.close()
             listening = [listener.socket.detach() for listener in self._listeners]
-            handover = Handover(theirs.socket.detach(), self._board, listening)
+            handover = Handover(theirs.socket.detach(), self._board.descriptor, listening)
             Generation(self._load, self._options, self._identity, handover).run()
         theirs.close()
         self._coming = self._met(process, ours)
@@ -212,7 +217,7 @@ class Supervisor:
                 if self._directory is not None:
                     os.chdir(self._directory)
                 listening = [listener.socket.fileno() for listener in self._listeners]
-                handover = Handover(theirs.fileno(), self._board, listening)
+                handover = Handover(theirs.fileno(), self._board.descriptor, listening)
                 arguments = [sys.executable, *sys.orig_argv[1:]]
                 os.execve(sys.executable, arguments, {**os.environ, **handover.given()})
             except BaseException as error:
@@ -378,6 +383,8 @@ class Supervisor:
         if worker.family.workers.pop(worker.number, None) is not None:
             self._poll_not(worker)
             worker.channel.close()
+            if worker.state != ORPHANED:  # that one clears it by itself, in a while
+                self._board.clear(worker.number - 1)
 
     # Signals
 
@@ -409,6 +416,9 @@ class Supervisor:
         for family in self._families():
             for worker in family.workers.values():
                 words = [f"{worker}: {worker.state} for {_span(time.monotonic() - worker.begun)}"]
+                if row := self._board.row(worker.number - 1):
+                    words.append(f"{_plural(row['requests'], 'request')}, {row['open']} open")
+                    words.append(f"{row['busy']} busy, {row['queued']} queued")
                 if (rss := _rss(worker.process)) is not None:
                     words.append(f"{rss >> 20} MiB")
                 messages.info(", ".join(words))
@@ -432,8 +442,9 @@ class Supervisor:
                 if worker.deadline is not None and now >= worker.deadline:
                     worker.deadline = None
                     if worker.state != ORPHANED:
-                        messages.warning(f"{worker} did not end in time and is killed")
-                        worker.told = False
+                        if worker.told is not False:
+                            messages.warning(f"{worker} did not end in time and is killed")
+                            worker.told = False
                         self._order(worker, signal.SIGKILL)
                 elif worker.deadline is not None:
                     deadlines.append(worker.deadline)
@@ -581,16 +592,13 @@ class Supervisor:
     # What is looked at from time to time
 
     def _settle_checks(self, now: float, deadlines: list[float]) -> None:
-        max_rss, hang = self._told.get("max_rss"), self._told.get("worker_timeout")
+        max_rss, hang = self._told.get("max_rss", 0), self._told.get("worker_timeout", 0.0)
         if max_rss or hang:
             if now >= self._next_check:
                 self._next_check = now + _CHECK_PERIOD
-                for worker in list(self._current.workers.values()) if self._current else ():
-                    if worker.state == SERVING:
-                        rss = _rss(worker.process)
-                        if max_rss and rss is not None and rss > max_rss:
-                            messages.info(f"{worker} has {rss >> 20} MiB, more than max_rss, and is replaced")
-                            worker.state = OUTGOING
+                for family in self._families():
+                    for worker in family.serving():
+                        self._check(worker, max_rss, hang)
             deadlines.append(self._next_check)
         if self._options.reload:
             from .changes import Watch
@@ -602,6 +610,18 @@ class Supervisor:
                 messages.info(f"{os.path.relpath(changed)} has changed: reloading")
                 self._reload_wanted = True
             deadlines.append(now + (0.0 if self._reload_wanted else _WATCH_PERIOD))
+
+    def _check(self, worker: Worker, max_rss: int, hang: float) -> None:
+        """Whether a worker is too large, or hangs."""
+        if max_rss and worker.state == SERVING and (rss := _rss(worker.process)) is not None and rss > max_rss:
+            messages.info(f"{worker} has {rss >> 20} MiB, more than max_rss, and is replaced")
+            worker.state = OUTGOING
+        since = self._board.row(worker.number - 1).get("out_since", 0)
+        if hang and since and worker.state != ORPHANED and time.monotonic() - since / 1000 > hang:
+            where = "a thread" if self._options.threads == 1 else "all threads"
+            messages.error(f"{worker} is killed and replaced: {where} in the application for more than {hang:g}s")
+            worker.state, worker.told, worker.deadline = ENDING, False, time.monotonic() + _TELLING
+            self._order(worker, signal.SIGABRT)
 
     def _note_files(self, files: Sequence[str]) -> None:
         from .changes import Watch
@@ -684,11 +704,6 @@ def starting_directory() -> str:
         if os.path.isabs(name) and os.path.samefile(name, here):
             return name
     return here
-
-
-def _shared_memory() -> int:
-    """A descriptor of memory that every generation can map."""
-    return os.memfd_create("bjoern-board", os.MFD_CLOEXEC)
 
 
 def _described(status: int) -> str:
