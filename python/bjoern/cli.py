@@ -31,6 +31,7 @@ _GROUPS = {
     "concurrency": "concurrency",
     "limits": "limits",
     "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
+    "logs": "logs",
     "protocol": "protocol",
 }
 
@@ -113,6 +114,7 @@ def _parser() -> _Parser:
         if option.unit is options.SWITCH:
             kind = {"action": argparse.BooleanOptionalAction}
         help = f"{option.help} (default: {option.unit.show(option.default)})"
+        help = help.replace("%", "%%")  # argparse fills in what looks like a place
         groups[option.group].add_argument(options.flag(option), default=None, help=help, **kind)
     return parser
 
@@ -187,7 +189,10 @@ def _explained(error: OSError) -> str:
     """An error of the system; one of binding with the address and the flag to try."""
     if error.filename is None:
         return error.strerror or str(error)
-    address = addresses.parse(error.filename)
+    try:
+        address = addresses.parse(error.filename)
+    except ValueError:  # a file
+        return f"{error.filename}: {error.strerror}"
     if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
         other = TcpAddress(address.host, address.port % 65535 + 1)
         return f"address already in use: {address} (another server? try --bind {other})"

@@ -1,7 +1,7 @@
 """The options of the server: the one list from which keywords, variables, flags and the documentation derive.
 
 Knows: each option's name, default, unit, limits and help text, and how its text form is read.
-Must not know: sockets, signals, the command line's other flags, the engine.
+Must not know: sockets, signals, the command line's other flags, the engine but for its word on a log's format.
 Invariant: an `Options` that exists is valid. Adding an option is adding one field to it.
 """
 
@@ -65,7 +65,7 @@ def _show_size(value: Any) -> str:
 class Unit:
     """What the values of an option are: as a Python value, and as text in a variable or on the command line."""
 
-    __slots__ = ("maximum", "metavar", "parse", "show", "takes", "text_form", "types")
+    __slots__ = ("check", "maximum", "metavar", "parse", "show", "takes", "text_form", "types")
 
     def __init__(
         self,
@@ -76,9 +76,10 @@ class Unit:
         parse: Callable[[str], Value],  # raises ValueError; its text is not used
         show: Callable[[Any], str],  # the text form of a value
         maximum: float = float("inf"),
+        check: Callable[[Any, str], None] = lambda value, label: None,  # of the right type; raises ValueError
     ) -> None:
         self.types, self.takes, self.text_form, self.metavar = types, takes, text_form, metavar
-        self.parse, self.show, self.maximum = parse, show, maximum
+        self.parse, self.show, self.maximum, self.check = parse, show, maximum, check
 
 
 _SIZE_FORM = "a size such as 65536, 64K, 1M or 1G"
@@ -90,10 +91,40 @@ BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show
 SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
-TEXT = Unit((str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none")
+
 
 # A field value that needs no escaping and cannot smuggle in a second header (RFC 9110 section 5.5).
 _FIELD_VALUE = r"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
+
+
+def _check_field_value(value: str | None, label: str) -> None:
+    import re
+
+    if value is not None and not re.fullmatch(_FIELD_VALUE, value):
+        raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
+
+
+def _check_path(value: str | None, label: str) -> None:
+    if value is not None and (not value or "\0" in value):
+        raise ValueError(f"{label} must be a path, or - for standard output, got {value!r}")
+
+
+def _check_log_format(value: str, label: str) -> None:
+    from ._bjoern import check_access_log_format
+
+    try:
+        check_access_log_format(value)
+    except ValueError as error:
+        raise ValueError(f"{label} must be a format of lines, got {value!r}: {error}") from None
+
+
+TEXT = Unit(
+    (str, type(None)), "a str or None", "text", "TEXT", str, lambda text: text or "none", check=_check_field_value
+)
+LOG = Unit(
+    (str, type(None)), "a str or None", "a path, or -", "FILE", str, lambda path: path or "none", check=_check_path
+)
+FORMAT = Unit((str,), "a str", "a format of lines", "FORMAT", str, str, check=_check_log_format)
 
 
 class Option:
@@ -153,6 +184,13 @@ class Options(Deferred):
     max_queue: int = _option(
         0, COUNT, "concurrency", "most requests that wait while all threads are busy, 0 = no limit; more: 503"
     )
+    max_requests: int = _option(
+        0, COUNT, "concurrency", "requests after which the server ends by itself, those at hand finished; 0 = never"
+    )
+    access_log: str | None = _option(None, LOG, "logs", "a line for each request goes to this file; - = stdout")
+    access_log_format: str = _option(
+        "combined", FORMAT, "logs", "common, combined, json, or atoms of gunicorn's such as %(h)s"
+    )
     require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")
@@ -211,13 +249,9 @@ def check(option: Option, value: Any, label: str) -> Value:
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit is TEXT and value is not None:
-        import re
-
-        if not re.fullmatch(_FIELD_VALUE, value):
-            raise ValueError(f"{label} must be Latin-1 text on one line, with no space around it, got {value!r}")
     if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
         raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
+    unit.check(value, label)
     return float(value) if unit is SECONDS else value
 
 
