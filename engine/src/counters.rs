@@ -85,7 +85,7 @@ pub const ROW_CELLS: usize = USED.next_multiple_of(8);
 /// The numbers of one server process.
 pub type Row = [AtomicU64; ROW_CELLS];
 
-/// The open connections of another may be so many fewer, and an eighth, before one leaves accepting to it.
+/// The open connections of another may be so many fewer, and a sixteenth, before one leaves accepting to it.
 const SLACK: u64 = 1;
 
 /// Who has been out for so long is not expected to accept: its threads are in the application.
@@ -268,7 +268,7 @@ impl Counters {
             out_since == 0 || now.saturating_sub(out_since) < ABSENCE
         };
         let least = self.others().filter(can_accept).map(|row| row[Cell::Open as usize].load(Ordering::Relaxed)).min();
-        least.is_some_and(|least| open > least + SLACK + least / 8)
+        least.is_some_and(|least| open > least + SLACK + least / 16)
     }
 }
 
@@ -372,10 +372,10 @@ mod tests {
             (2, &[(false, 0, 0)], false),
             (2, &[(true, 80, 0)], false),
             (2, &[(true, 90, 0)], true),
-            (90, &[(true, 0, 80)], false),
-            (92, &[(true, 0, 80)], true),
-            (92, &[(true, 0, 80), (true, 0, 100)], true),
-            (92, &[(true, 0, 82), (false, 0, 0)], false),
+            (86, &[(true, 0, 80)], false),
+            (87, &[(true, 0, 80)], true),
+            (87, &[(true, 0, 80), (true, 0, 100)], true),
+            (87, &[(true, 0, 81), (false, 0, 0)], false),
         ];
         for (open, others, more) in table {
             let rows = board(others.len() + 1);

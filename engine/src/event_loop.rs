@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Millis = 100;
 
 /// How long accepting is left to other processes that have fewer connections, once; then some are taken in any case.
 const YIELD: Millis = 4;
-const ACCEPTS_AFTER_YIELD: usize = 16;
+const ACCEPTS_AFTER_YIELD: usize = 2;
 
 /// For the peer to close after the last answer.
 const LINGER: Millis = 5_000;
@@ -289,7 +289,13 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
         server.app.blocking(|| {
             if has_lines {
+                if counters.is_shared() {
+                    counters.lead(false, net.elapsed()); // a disk may be slow, a pipe full
+                }
                 server.turn().write_log_detached();
+                if counters.is_shared() {
+                    counters.lead(true, 0);
+                }
             }
             net.wait(timeout, events)?;
             if counters.is_shared() {
