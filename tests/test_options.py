@@ -127,6 +127,10 @@ def test_text_form(name: str, text: str, value: object) -> None:
         ("require_host", "2"),
         ("require_host", "maybe"),
         ("server_header", "a\r\nb"),
+        ("max_requests", "-1"),
+        ("access_log_format", "%(x)s"),
+        ("access_log_format", "plain"),
+        ("access_log_format", "%(h)s\n%(s)s"),
     ],
 )
 def test_malformed_variable_is_named(name: str, text: str) -> None:
@@ -159,6 +163,10 @@ def test_malformed_variable_is_named(name: str, text: str) -> None:
         ("server_header", "a\0", ValueError),
         ("server_header", "\u20ac", ValueError),
         ("server_header", " a", ValueError),
+        ("access_log", 1, TypeError),
+        ("access_log", "", ValueError),
+        ("access_log", "a\0b", ValueError),
+        ("access_log_format", None, TypeError),
     ],
 )
 def test_wrong_value_is_named_with_what_is_allowed(name: str, value: object, error: type[Exception]) -> None:
@@ -181,7 +189,10 @@ def test_options_cannot_be_changed() -> None:
         Options().keep_alive = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].default not in (None, ())])  # no text form
+HAVE_A_TEXT_FORM = [name for name, option in OPTIONS.items() if option.default not in (None, ())]
+
+
+@pytest.mark.parametrize("name", HAVE_A_TEXT_FORM)
 def test_shown_default_reads_as_the_default(name: str) -> None:
     shown = OPTIONS[name].unit.show(OPTIONS[name].default)
     assert options.parse(OPTIONS[name], shown, "shown") == OPTIONS[name].default

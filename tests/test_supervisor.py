@@ -380,6 +380,16 @@ def term(service: Service) -> None:
     service.wait("serves")
 
 
+def test_nothing_is_lost_when_workers_have_had_their_requests(serve: Serve) -> None:
+    with serve("-w", "2", "--max-requests", "500~500", "--log-level", "debug") as service:
+        with Crowd(service.address) as crowd:
+            for _ in range(4):
+                service.wait("has ended and is replaced")
+            assert crowd.lost == []
+            assert crowd.announced
+        service.stop()
+
+
 @pytest.mark.parametrize("disturb", [hup, term])
 def test_nothing_is_lost(serve: Serve, disturb: Callable[[Service], None]) -> None:
     with serve("-w", "2", "--log-level", "debug") as service, Crowd(service.address) as crowd:
@@ -414,6 +424,7 @@ def test_status(serve: Serve) -> None:
         service.wait("2 of 2 workers serve")
         lines = sorted(service.wait(": serving for ") for _ in range(2))
         assert f"worker 1 (pid {first})" in lines[0]
+        assert re.search(r"serving for \d+s, \d+ requests?, \d+ open, 0 busy, 0 queued, \d+ MiB$", lines[0])
         assert f"worker 2 (pid {second})" in lines[1]
         service.send(signal.SIGUSR2)
         service.wait("SIGHUP replaces all but the supervisor")
@@ -429,6 +440,43 @@ def test_max_rss(serve: Serve) -> None:
         service.wait("more than max_rss, and is replaced")
         until(lambda: service.worker() != before)
         until(lambda: is_gone(before))
+        service.stop()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_worker_that_hangs_is_killed(serve: Serve, tmp_path: Path, threads: int) -> None:
+    arguments = ["-w", "1", "--threads", str(threads), "--worker-timeout", "500ms"]
+    with serve(*arguments, source=SLOW) as service:
+        clients = [connect(service.address) for _ in range(threads)]
+        for client in clients:
+            ask(client, "/slow")
+        service.wait(f"(pid {service_worker(service)}) is killed and replaced: ")
+        service.wait('module.py", line 8 in app')  # where it hangs
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                if not client.recv(1):
+                    raise ConnectionResetError
+            client.close()
+        service.worker()
+        service.stop()
+
+
+def service_worker(service: Service) -> int:
+    """The process of the only worker, which does not answer: from the status."""
+    service.send(signal.SIGUSR1)
+    match = re.search(r"worker 1 \(pid (\d+)\)", service.wait("worker 1 (pid "))
+    assert match
+    return int(match[1])
+
+
+def test_logs_are_reopened(serve: Serve, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    with serve("-w", "2", "--access-log", str(log)) as service:
+        service.worker()
+        until(lambda: log.read_text().count("GET / ") == 1)
+        log.rename(tmp_path / "old.log")
+        service.send(signal.SIGUSR1)
+        until(lambda: service.worker() > 0 and log.exists() and log.read_text().count("GET / ") > 0)
         service.stop()
 
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 EXIT_APP = 4
 
+# Has a worker that hangs write the stacks of its threads, before it is killed. faulthandler takes none of the signals
+# that stand for a crash; no application is expected to have its own idea of this one.
+HANGS = signal.SIGXCPU
+
 MESSAGE_BYTES = 65536  # the longest message
 _FILES_AT_ONCE = 100
 
@@ -307,7 +311,7 @@ class _Worker:
             import faulthandler
 
             with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # no stderr to write to
-                faulthandler.register(signal.SIGABRT, all_threads=True)
+                faulthandler.register(HANGS, all_threads=True)
         self._server = _WorkerServer(self._app, self._sockets, self._options, self._channel, self._board, self._number)
         try:
             self._server.run(ready=lambda: self._channel.send(ready=True))
@@ -388,8 +392,8 @@ class _WorkerServer(Server):
         self._told = False
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
-        place = {"board": self._board.memory, "worker": self._number - 1} if self._number <= len(self._board) else {}
-        return Engine(self._app, listening, self.options, self.close, unfinished, **place)
+        board = self._board.memory if self._number <= len(self._board) else None
+        return Engine(self._app, listening, self.options, self.close, unfinished, board, self._number - 1)
 
     def close(self) -> None:
         super().close()

@@ -1,7 +1,7 @@
 """The options: the one list from which keywords, variables, flags, completion and the documentation derive.
 
 Knows: each option's name, default, unit, limits and help text, who takes it, and how its text form is read.
-Must not know: sockets, signals, the command line's other flags, the engine.
+Must not know: sockets, signals, the command line's other flags, the engine but for its word on a log's format.
 Invariant: an `Options` that exists is valid. Adding an option is adding one field to it.
 """
 
@@ -129,6 +129,15 @@ def _check_path(value: str | None, label: str) -> None:
 def _check_log(value: str | None, label: str) -> None:
     if value is not None and (not value or "\0" in value):
         raise ValueError(f"{label} must be a path, or - for standard output, got {value!r}")
+
+
+def _check_log_format(value: str, label: str) -> None:
+    from ._bjoern import check_access_log_format
+
+    try:
+        check_access_log_format(value)
+    except ValueError as error:
+        raise ValueError(f"{label} must be a format of lines, got {value!r}: {error}") from None
 
 
 def _check_name(value: str | None, label: str) -> None:
@@ -268,7 +277,7 @@ PATHS = Unit(
     lambda paths: ", ".join(paths) or "none",
     check=_check_paths,
 )
-FORMAT = Unit((str,), "a str", "a format of lines", "FORMAT", str, str)
+FORMAT = Unit((str,), "a str", "a format of lines", "FORMAT", str, str, check=_check_log_format)
 REQUESTS = Unit((int, str), "an int or a str", _REQUESTS_FORM, "N[~J]", _parse_requests, str, check=_check_requests)
 MASK = Unit(
     (int, type(None)),

@@ -44,7 +44,7 @@ class Server:
     `reuse_port` and `backlog` (connections) are those of bind(2) and listen(2); the rest are fields of `Options`.
 
     Raises TypeError where the application is not callable or an option does not exist, ValueError where an option
-    or address is malformed, OSError where an address cannot be bound; then none of them is.
+    or address is malformed, OSError where an address cannot be bound, or the access log not opened; then none is bound.
 
     `with Server(app, "127.0.0.1:0") as server:` serves in a background thread until the block ends.
     """
@@ -64,6 +64,7 @@ class Server:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
         self.options = Options.resolve("Server", options)
         vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
+        _check_access_log(self.options.access_log)
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
         self.sockets: tuple[SocketLike, ...] = tuple(
@@ -176,6 +177,15 @@ class Server:
             engine.stop(graceful)
             self.close()  # the engine has its own descriptors; while ours are open, the kernel would queue connections
 
+    def reopen_logs(self) -> None:
+        """Opens the access log by its path again, after somebody has renamed the file.
+
+        May be called from any thread or signal handler. Raises OSError where it cannot be opened; the old one stays.
+        """
+        engine = self._engine
+        if engine is not None:
+            engine.reopen_logs()
+
     def stats(self) -> dict[str, int]:
         """The engine's counters since `run` began, empty before; after `run` they stay."""
         engine = self._engine
@@ -220,6 +230,16 @@ def check_callable(app: object) -> None:
     """Raises TypeError where a WSGI application cannot be called."""
     if not callable(app):
         raise TypeError(f"wsgi_app must be callable with (environ, start_response), got {app!r}")
+
+
+def _check_access_log(path: str | None) -> None:
+    """Raises OSError where the engine will not be able to open it, before anything is bound; makes the file."""
+    if path is None or path == "-":
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, f"the access log cannot be opened ({error.strerror})", path) from None
 
 
 def url_of(address: Address) -> str:

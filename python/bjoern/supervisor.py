@@ -20,7 +20,7 @@ import time
 
 from . import addresses, messages
 from .board import Board
-from .generation import EXIT_APP, Channel, Generation, Handover
+from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
 from .server import announcement, url_of
 from .systemd import Notifier
@@ -372,6 +372,7 @@ class Supervisor:
         """Its channel has ended: of an orphan, that is all there is to learn. Of others their parent tells."""
         if worker.state == ORPHANED:
             self._forget(worker)
+            self._board.clear(worker.number - 1)
         else:
             self._poll_not(worker)
 
@@ -621,7 +622,7 @@ class Supervisor:
             where = "a thread" if self._options.threads == 1 else "all threads"
             messages.error(f"{worker} is killed and replaced: {where} in the application for more than {hang:g}s")
             worker.state, worker.told, worker.deadline = ENDING, False, time.monotonic() + _TELLING
-            self._order(worker, signal.SIGABRT)
+            self._order(worker, HANGS)
 
     def _note_files(self, files: Sequence[str]) -> None:
         from .changes import Watch
