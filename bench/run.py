@@ -343,13 +343,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=os.environ.get("BENCH_FREE_THREADED"),
         help="a free-threaded interpreter that this checkout is built for (default: $BENCH_FREE_THREADED)",
     )
-    parser.add_argument("--out", type=Path, help="where the results go (default: bench/results.json, or quick.json)")
+    parser.add_argument("--out", type=Path, help="where the results go (default: bench/results.json and the like)")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.factor = 2, 0.6
     if options.threads:
         options.workload += [one.name for one in THREADED]
-    options.out = options.out or BENCH / ("quick.json" if options.quick else "results.json")
+    name = "quick" if options.quick else "threads" if options.threads else "results"
+    options.out = options.out or BENCH / f"{name}.json"
     return options
 
 

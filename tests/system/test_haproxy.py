@@ -137,6 +137,7 @@ def test_a_stream_is_not_held(
             assert client.recv_exactly(len(b"a\r\n" + b"x" * 10 + b"\r\n")), f"block {number} before the next is made"
             observer.go()
         assert client.recv_block(response) == b""
+    assert observer.all()[-1] == "close"
 
 
 @pytest.mark.usefixtures("wrk")

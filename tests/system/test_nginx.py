@@ -101,6 +101,7 @@ def test_a_stream_is_not_held(serve: Serve, nginx: Any, observer: Observer, plac
             assert client.recv_exactly(len(b"a\r\n" + b"x" * 10 + b"\r\n")), f"block {number} before the next is made"
             observer.go()
         assert client.recv_block(response) == b""
+    assert observer.all()[-1] == "close"
 
 
 def test_a_path_below_the_root(serve: Serve, nginx: Any, place: dict[str, Any]) -> None:
