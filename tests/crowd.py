@@ -47,6 +47,7 @@ class Crowd:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ending = False
         self.answered = 0
+        self.latest = ""  # the body of the latest answer
         self.announced = 0  # connections that the server closed by agreement
         self.lost: list[Lost] = []
         self.failed: str | None = None
@@ -132,7 +133,7 @@ class Crowd:
         if len(body) < int(length[1]):
             return
         self.answered += 1
-        connection.last = body.decode()
+        connection.last = self.latest = body.decode()
         if _CLOSE.search(head):
             self.announced += 1
             self._replace(connection)

@@ -371,12 +371,12 @@ def test_hup_twice_in_a_row(serve: Serve) -> None:
 # Nothing lost; make system has each of these twenty times
 
 
-def hup(service: Service) -> None:
+def hup(service: Service, crowd: Crowd) -> None:
     reload(service)
 
 
-def term(service: Service) -> None:
-    os.kill(service.worker(), SIGTERM)
+def term(service: Service, crowd: Crowd) -> None:
+    os.kill(int(crowd.latest.split()[0]), SIGTERM)
     service.wait("serves")
 
 
@@ -391,10 +391,10 @@ def test_nothing_is_lost_when_workers_have_had_their_requests(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("disturb", [hup, term])
-def test_nothing_is_lost(serve: Serve, disturb: Callable[[Service], None]) -> None:
+def test_nothing_is_lost(serve: Serve, disturb: Callable[[Service, Crowd], None]) -> None:
     with serve("-w", "2", "--log-level", "debug") as service, Crowd(service.address) as crowd:
         for _ in range(3):
-            disturb(service)
+            disturb(service, crowd)
             crowd.wait_for(200)
         assert crowd.lost == []
         assert crowd.announced, "connections were closed by agreement"

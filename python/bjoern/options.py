@@ -195,6 +195,8 @@ def _choice(*choices: str) -> Unit:
 
 def _check_peers(value: str, label: str) -> None:
     """Raises ValueError, naming the part, where one is not what the engine reads: proxies/trusted.rs."""
+    if not value:
+        return
     import re
     from ipaddress import ip_network
 
