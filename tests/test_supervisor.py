@@ -784,6 +784,22 @@ def test_run_with_workers(tmp_path: Path) -> None:
         assert service.program.hear() == ""
 
 
+def test_workers_need_the_main_thread() -> None:
+    source = """
+def serve():
+    try:
+        bjoern.run(app, "127.0.0.1", 0, workers=2)
+    except RuntimeError as error:
+        say(error)
+
+thread = threading.Thread(target=serve)
+thread.start()
+thread.join()
+"""
+    with Program.of(source) as program:
+        assert program.end() == End(0, "workers= needs the main thread: there the signals are heard\n", "")
+
+
 def test_what_is_no_business_of_a_server() -> None:
     with pytest.raises(
         TypeError, match=r"unexpected keyword argument 'workers'; bjoern.run\(app, ...\) and the command"

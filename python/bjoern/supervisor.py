@@ -44,6 +44,8 @@ _SETTLED = 1.0
 # How long to wait before the second worker in a row that died at once is replaced; twice as long each time, up to the
 # longest; seconds.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 15.0
+# The longest where it served, however shortly: it is a request that kills, and not the start that fails.
+_LONGEST_BACKOFF_OF_SERVING = 1.0
 # So many in a row that never served, while none serves, and there is no hope.
 _HOPELESS = 6
 # What a worker gets beyond `graceful_timeout`, within which it is to end by itself; seconds.
@@ -363,7 +365,8 @@ class Supervisor:
         if state == BOOTING or lived < _SETTLED:
             self._quick_ends += 1
             if self._quick_ends > 1:
-                delay = min(_FIRST_BACKOFF * 2 ** (self._quick_ends - 2), _LONGEST_BACKOFF)
+                longest = _LONGEST_BACKOFF if state == BOOTING else _LONGEST_BACKOFF_OF_SERVING
+                delay = min(_FIRST_BACKOFF * 2 ** min(self._quick_ends - 2, 20), longest)
                 self._next_fork = time.monotonic() + delay
         else:
             self._quick_ends = 0
@@ -670,8 +673,13 @@ def serve(
 
     `bind` gives the sockets that listen; `directory` is where the program was started.
     Ends as `Server.run` does; SystemExit with 3 or 4 where no worker can be started. Raises ValueError for a user or
-    group that does not exist, OSError where one of the system's refusals is in the way.
+    group that does not exist, OSError where one of the system's refusals is in the way, RuntimeError outside of the
+    main thread.
     """
+    try:
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1))
+    except ValueError:
+        raise RuntimeError("workers= needs the main thread: there the signals are heard") from None
     identity = Identity(options.user, options.group)
     if handover := Handover.taken():
         Generation(load, options, identity, handover).run()

@@ -99,7 +99,7 @@ def test_a_killed_worker_is_replaced_twenty_times(serve: Start) -> None:
         with Crowd(service.address) as crowd:
             for _ in range(TIMES):
                 before = len(crowd.lost)
-                victim = service.worker()
+                victim = int(crowd.latest.split()[0])
                 os.kill(victim, signal.SIGKILL)
                 service.wait("is replaced")
                 service.wait("serves")
