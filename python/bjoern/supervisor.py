@@ -54,6 +54,7 @@ _MARGIN = 1.0
 _TELLING = 0.5
 # Rows of the board: for those to come, those there are, and those from before, even after some SIGTTIN.
 _LEAST_ROWS = 24
+_GLANCE = 0.002  # seconds
 _CHECK_PERIOD, _WATCH_PERIOD = 1.0, 0.15  # seconds
 
 BOOTING, SERVING, OUTGOING, ENDING, ORPHANED = "booting", "serving", "outgoing", "ending", "orphaned"
@@ -71,6 +72,7 @@ class Worker:
         self.begun = time.monotonic()  # when it was forked, then since when it serves
         self.deadline: float | None = None  # when it is killed, once told to end
         self.told: bool | None = None  # to end: gracefully or not
+        self.drains = False  # it says that it accepts no more
 
     def __str__(self) -> str:
         return f"worker {self.number} (pid {self.process})" if self.process else f"worker {self.number}"
@@ -119,6 +121,8 @@ class Supervisor:
         self._current: Family | None = None
         self._coming: Family | None = None  # loads, or its workers begin
         self._retired: list[Family] = []  # their workers finish
+        self._replaced: Family | None = None  # the one retired last, until it accepts no more, or this time has come
+        self._replaced_by = 0.0
         self._asked: list[int] = []  # signals to be seen to
         self._reload_wanted = False
         self._stopping: bool | None = None  # graceful or not, once asked for
@@ -263,6 +267,7 @@ class Supervisor:
             self._failed_boots = 0
             messages.debug(f"{worker} serves")
         elif "draining" in message:
+            worker.drains = True
             if worker.state in (SERVING, OUTGOING):  # not told: it has had its requests, or somebody sent it a signal
                 worker.state = ENDING
                 worker.deadline = time.monotonic() + self._told["graceful_timeout"] + _MARGIN
@@ -441,6 +446,7 @@ class Supervisor:
         if self._stopping is not None:  # by now: it may have given up
             self._settle_stop()
         self._settle_retired()
+        self._settle_replaced(now, deadlines)
         for family in self._families():
             for worker in list(family.workers.values()):
                 if worker.deadline is not None and now >= worker.deadline:
@@ -506,12 +512,27 @@ class Supervisor:
         if before is not None:
             self._wanted = int(family.told["workers"])
             self._retired.append(before)
-            messages.info(f"reloaded: {len(family.serving())} workers serve")
-        if not self._was_ready:
-            self._was_ready = True
-            workers = _plural(self._wanted, "worker")
-            messages.write("info", announcement(self._where, self._options, workers), bare=True)
-        self._notifier.send("READY=1", f"STATUS={len(family.serving())} workers serve")
+            self._replaced, self._replaced_by = before, time.monotonic() + _MARGIN
+            return
+        self._was_ready = True
+        messages.write("info", announcement(self._where, self._options, _plural(self._wanted, "worker")), bare=True)
+        self._notifier.send("READY=1", f"STATUS={_plural(len(family.serving()), 'worker')} serving")
+
+    def _settle_replaced(self, now: float, deadlines: list[float]) -> None:
+        """Says that a reload is done, once nobody meets an old worker any more; one that is busy accepts nobody."""
+        if self._replaced is None or self._current is None:
+            return
+        old = self._replaced.workers.values()
+        if now < self._replaced_by and not all(worker.drains for worker in old):
+            deadlines.append(self._replaced_by)
+            return
+        if now < self._replaced_by and any(self._board.row(worker.number - 1).get("alive") for worker in old):
+            deadlines.append(now + _GLANCE)  # it is about to
+            return
+        self._replaced = None
+        serving = len(self._current.serving())
+        messages.info(f"reloaded: {serving} {'worker serves' if serving == 1 else 'workers serve'}")
+        self._notifier.send("READY=1", f"STATUS={_plural(serving, 'worker')} serving")
 
     def _failed(self, family: Family) -> None:
         """A new generation cannot serve."""
