@@ -157,6 +157,17 @@ def test_an_error_of_syntax_at_the_start(start: Start, tmp_path: Path, more: lis
         service.stop()
 
 
+def test_a_program_of_ones_own(tmp_path: Path) -> None:
+    text = APP + "\nimport bjoern\nbjoern.run(app, '127.0.0.1', 0, reload=True)\n"
+    (tmp_path / "program.py").write_text(text.format("one"))
+    with Service(cwd=tmp_path, program=("program.py",)) as service:
+        assert service.get() == "one"
+        save(tmp_path / "program.py", text.format("two"))
+        service.wait("program.py has changed")
+        until(lambda: service.get() == "two")
+        service.stop()
+
+
 def test_a_file_that_goes_and_comes_back(start: Start, tmp_path: Path) -> None:
     with start() as service:
         os.unlink(tmp_path / "module.py")

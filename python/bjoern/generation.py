@@ -312,7 +312,13 @@ class _Worker:
 
             with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # no stderr to write to
                 faulthandler.register(HANGS, all_threads=True)
-        self._server = _WorkerServer(self._app, self._sockets, self._options, self._channel, self._board, self._number)
+        try:
+            self._server = _WorkerServer(
+                self._app, self._sockets, self._options, self._channel, self._board, self._number
+            )
+        except OSError as error:  # the access log: the supervisor could open it, and this user cannot
+            messages.error(f"{error.filename}: {error.strerror}")
+            return 1
         try:
             self._server.run(ready=lambda: self._channel.send(ready=True))
         except KeyboardInterrupt:

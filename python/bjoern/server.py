@@ -64,7 +64,7 @@ class Server:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
         self.options = Options.resolve("Server", options)
         vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
-        _check_access_log(self.options.access_log)
+        check_access_log(self.options.access_log)
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
         self.sockets: tuple[SocketLike, ...] = tuple(
@@ -232,7 +232,7 @@ def check_callable(app: object) -> None:
         raise TypeError(f"wsgi_app must be callable with (environ, start_response), got {app!r}")
 
 
-def _check_access_log(path: str | None) -> None:
+def check_access_log(path: str | None) -> None:
     """Raises OSError where the engine will not be able to open it, before anything is bound; makes the file."""
     if path is None or path == "-":
         return

@@ -22,7 +22,7 @@ from . import addresses, messages
 from .board import Board
 from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
-from .server import announcement, url_of
+from .server import announcement, check_access_log, url_of
 from .systemd import Notifier
 
 TYPE_CHECKING = False
@@ -711,6 +711,11 @@ def serve(
 
         pid_file = PidFile(options.pid)
         pid_file.check()
+    if options.access_log not in (None, "-"):
+        is_new = not os.path.exists(str(options.access_log))
+        check_access_log(options.access_log)
+        if is_new:
+            identity.own(str(options.access_log))
     listeners = bind()
     try:
         for listener in listeners:
