@@ -109,14 +109,20 @@ class Program:
     def wait_until_asleep(self) -> None:
         """Until it waits inside a system call with no signal pending: what was sent to it has been handled.
 
-        Linux merges equal signals that are pending, and Python misses one that comes just before a blocking call.
+        Linux merges equal signals that are pending, and Python misses one that comes just before a blocking call. Who
+        waits for the GIL sleeps, too, but wakes up every 5 ms to ask for it: so it must sleep through several looks.
         """
         status = Path(f"/proc/{self.process.pid}/status")
         deadline = time.monotonic() + GUARD
+        looks, woken = 0, ""
         while time.monotonic() < deadline:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
-            if fields["State"].startswith("S") and not int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16):
+            asleep = fields["State"].startswith("S") and not int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+            looks = looks + 1 if asleep and fields["voluntary_ctxt_switches"] == woken else 0
+            woken = fields["voluntary_ctxt_switches"]
+            if looks == 3:
                 return
+            time.sleep(0.01)
         raise AssertionError(f"the program never slept: {fields['State']}")
 
     def end(self) -> End:

@@ -42,6 +42,7 @@ class ShutdownSignals:
         self._draining: set[int] = set()
         self._outcome: Outcome = None
         self._forced: KeyboardInterrupt | None = None
+        self._undecided: tuple[int, FrameType | None] | None = None  # received, and not yet decided upon
 
     def __enter__(self) -> ShutdownSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,6 +65,7 @@ class ShutdownSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._restore()
+        self._decide()  # where a second signal came before the first one's handler could run
         if error is not None and error is not self._forced:
             return False
         if isinstance(self._outcome, BaseException):
@@ -94,17 +96,26 @@ class ShutdownSignals:
                 self._forced = KeyboardInterrupt()
                 raise self._forced
         else:
+            self._undecided = number, frame
             if number == signal.SIGINT:
                 self._drain(number)
-            if previous is signal.SIG_DFL:
-                self._drain(number, number)
-            elif callable(previous):
-                try:
-                    previous(number, frame)
-                except BaseException as error:
-                    if error is self._forced:  # the second signal came while the first one's handler ran
-                        raise
-                    self._drain(number, error)
+            self._decide()
+
+    def _decide(self) -> None:
+        """Asks the disposition that the signal had before what is to become of it."""
+        if self._undecided is None:
+            return
+        (number, frame), self._undecided = self._undecided, None
+        previous = self._previous[number]
+        if previous is signal.SIG_DFL:
+            self._drain(number, number)
+        elif callable(previous):
+            try:
+                previous(number, frame)
+            except BaseException as error:
+                if error is self._forced:  # the second signal came while the first one's handler ran
+                    raise
+                self._drain(number, error)
 
     def _drain(self, number: int, outcome: Outcome = None) -> None:
         """Starts the drain for a signal; the first outcome is the one that counts."""
