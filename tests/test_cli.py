@@ -245,6 +245,40 @@ def test_backlog(folder: Path) -> None:
         assert body(get(addresses_of(program.announced())[0])) == b"17"
 
 
+def test_short_flags_are_gunicorns(folder: Path) -> None:
+    arguments = ["-w", "1", "-t", "5", "-p", "pid", "-m", "077", "-b", f"unix:{folder}/s"]
+    with command(folder, *arguments, "hello:app") as program:
+        assert program.announced().endswith(", 1 worker of 1 thread)")
+        assert (folder / "pid").exists()
+        assert (folder / "s").stat().st_mode & 0o777 == 0o700
+        program.send(signal.SIGTERM)
+        assert program.end().code == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--access-log", "hello:app"], ["hello:app", "--access-log"], ["--access-log=-", "hello:app"]]
+)
+def test_access_log_without_a_file(folder: Path, arguments: list[str]) -> None:
+    with command(folder, "-b", f"unix:{folder}/s", *arguments) as program:
+        program.announced()
+        get(f"unix:{folder}/s", "/logged")
+        assert '"GET /logged HTTP/1.1" 200' in program.hear()
+
+
+def test_where_modules_are_searched(folder: Path) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib/found.py").write_text("from hello import app")
+    arguments = ["--chdir", "shop", "--pythonpath", "..", "--pythonpath", "../lib", "-b", "unix:s"]
+    with command(folder, *arguments, "found:app") as program:
+        program.announced()
+        assert body(get(f"unix:{folder}/shop/s")) == b"app"
+
+
+def test_chdir_to_nowhere(folder: Path) -> None:
+    message = "cannot change to nowhere: No such file or directory"
+    assert finished(folder, "--chdir", "nowhere", "hello:app") == End(1, "", f"bjoern: error: {message}\n")
+
+
 def test_check_only_checks(folder: Path) -> None:
     with bjoern.bind_and_listen("127.0.0.1", 0) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -289,7 +323,7 @@ def test_help(folder: Path) -> None:
         ),
         (["--keep", "5", "hello:app"], "unknown argument --keep; did you mean --keep-alive? (see bjoern --help)"),
         (["--bind"], "argument -b/--bind: expected one argument (see bjoern --help)"),
-        (["--backlog", "x", "hello:app"], "argument --backlog: must be a whole number, got 'x' (see bjoern --help)"),
+        (["--backlog", "x", "hello:app"], "--backlog must be a whole number, got 'x'"),
         (
             ["--keep-alive", "soon", "hello:app"],
             "--keep-alive must be a duration such as 30, 0.5, 500ms, 30s or 5m, got 'soon'",
@@ -297,6 +331,19 @@ def test_help(folder: Path) -> None:
         (
             ["--keep-alive", "-1", "hello:app"],
             "--keep-alive must be a duration such as 30, 0.5, 500ms, 30s or 5m, got '-1'",
+        ),
+        (
+            ["--log-level", "warn", "hello:app"],
+            "--log-level must be debug, info, warning or error, got 'warn'; did you mean 'warning'?",
+        ),
+        (["--umask", "9", "hello:app"], "--umask must be an octal number such as 027, got '9'"),
+        (
+            ["--max-requests", "10-20", "hello:app"],
+            "--max-requests must be a number of requests such as 1000, or 1000~50 for up to 50 more, got '10-20'",
+        ),
+        (
+            ["--access-logfile", "-", "hello:app"],
+            "unknown argument --access-logfile; did you mean --access-log? (see bjoern --help)",
         ),
         (["--max-body", "1T", "hello:app"], "--max-body must be a size such as 65536, 64K, 1M or 1G, got '1T'"),
         (["--max-fields", "0", "hello:app"], "--max-fields must be an int, from 1 to 2147483647, got 0"),

@@ -239,7 +239,9 @@ signal.signal(signal.SIGINT, heard)
     assert end.code == INTERRUPTED, end.errors
     assert end.output.startswith("interrupted\n")
     if threads > 1:
-        assert end.errors == f"bjoern: ended without an answer to GET /{what}: it was not waited for\n" * threads
+        assert (
+            end.errors == f"bjoern: warning: ended without an answer to GET /{what}: it was not waited for\n" * threads
+        )
 
 
 # Calls that never return ---------------------------------------------------------------------------------------------
@@ -248,7 +250,9 @@ signal.signal(signal.SIGINT, heard)
 def unfinished(what: str, threads: int) -> str:
     # A single thread keeps no book of its request, which is found where the call's frames have the environ.
     request = "a request" if threads == 1 and what in ("close", "next", "read") else f"GET /{what}"
-    return f"bjoern: ended without an answer to {request}: it took longer than graceful_timeout=0.3\n" * threads
+    return (
+        f"bjoern: warning: ended without an answer to {request}: it took longer than graceful_timeout=0.3\n" * threads
+    )
 
 
 @pytest.mark.parametrize("what", NEVER)
@@ -395,7 +399,7 @@ def test_stop_at_once_leaves_calls_behind(threads: int) -> None:
         for client in clients:
             assert not until_end(client)
     assert end.code == 0
-    assert end.errors == "bjoern: ended without an answer to GET /sleep: it was not waited for\n" * threads
+    assert end.errors == "bjoern: warning: ended without an answer to GET /sleep: it was not waited for\n" * threads
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -138,4 +138,4 @@ print(made)
 def test_options_are_documented_where_they_are_declared() -> None:
     assert inspect.getdoc(bjoern.Options)
     for field in dataclasses.fields(bjoern.Options):
-        assert set(field.metadata) == {"unit", "group", "help", "minimum"}
+        assert set(field.metadata) == {"unit", "group", "help", "minimum", "scope", "short", "variable"}

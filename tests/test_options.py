@@ -44,6 +44,26 @@ def test_defaults() -> None:
         "forwarded_allow_ips": "",
         "proxy_protocol": False,
         "root_path": "",
+        "bind": (),
+        "backlog": 1024,
+        "reuse_port": False,
+        "workers": 0,
+        "preload": True,
+        "max_requests": 0,
+        "max_rss": 0,
+        "worker_timeout": 0.0,
+        "reload": False,
+        "reload_include": (),
+        "pid": None,
+        "user": None,
+        "group": None,
+        "umask": None,
+        "chdir": None,
+        "pythonpath": (),
+        "access_log": None,
+        "access_log_format": "combined",
+        "log_level": "info",
+        "log_format": "plain",
     }
 
 
@@ -80,6 +100,8 @@ def test_argument_silences_a_malformed_variable() -> None:
         ("date_header", "1", True),
         ("date_header", "TRUE", True),
         ("server_header", "bjoern", "bjoern"),
+        ("max_requests", "1000", 1000),
+        ("max_requests", "1000~50", "1000~50"),
     ],
 )
 def test_text_form(name: str, text: str, value: object) -> None:
@@ -110,6 +132,14 @@ def test_text_form(name: str, text: str, value: object) -> None:
         ("require_host", "2"),
         ("require_host", "maybe"),
         ("server_header", "a\r\nb"),
+        ("max_requests", "1000~"),
+        ("max_requests", "~50"),
+        ("max_requests", "9999999999"),
+        ("access_log", "a\0b"),
+        ("max_requests", "-1"),
+        ("access_log_format", "%(x)s"),
+        ("access_log_format", "plain"),
+        ("access_log_format", "%(h)s\n%(s)s"),
     ],
 )
 def test_malformed_variable_is_named(name: str, text: str) -> None:
@@ -150,12 +180,100 @@ def test_malformed_variable_is_named(name: str, text: str) -> None:
         ("server_header", "a\0", ValueError),
         ("server_header", "\u20ac", ValueError),
         ("server_header", " a", ValueError),
+        ("max_requests", 1.5, TypeError),
+        ("max_requests", "many", ValueError),
+        ("bind", "127.0.0.1:80", TypeError),
+        ("reload_include", "templates", TypeError),
+        ("umask", "022", TypeError),
+        ("pid", "", ValueError),
+        ("user", " ", ValueError),
+        ("access_log", 1, TypeError),
+        ("access_log", "", ValueError),
+        ("access_log", "a\0b", ValueError),
+        ("access_log_format", None, TypeError),
     ],
 )
 def test_wrong_value_is_named_with_what_is_allowed(name: str, value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^{name} must be .*, got ") as caught:
         Options(**{name: value})  # type: ignore[arg-type]
     assert str(caught.value).endswith(repr(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("workers", "4", 4),
+        ("preload", "0", False),
+        ("max_rss", "512M", 512 << 20),
+        ("worker_timeout", "1m", 60.0),
+        ("umask", "027", 0o27),
+        ("bind", "127.0.0.1:80, unix:s", ("127.0.0.1:80", "unix:s")),
+        ("reload_include", "templates static/", ("templates", "static/")),
+        ("log_level", "debug", "debug"),
+        ("log_format", "json", "json"),
+        ("user", "33", "33"),
+    ],
+)
+def test_text_form_of_what_is_about_processes(name: str, text: str, value: object) -> None:
+    environ = {options.variable(OPTIONS[name]): text}
+    resolved = Options.resolve("bjoern", {}, environ, scope="command")
+    assert getattr(resolved, name) == value
+    assert getattr(resolve(environ), name) == OPTIONS[name].default, "no business of a single server"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("umask", "8", "must be an octal number such as 027, got '8'"),
+        ("umask", "1000", "must be from 0 to 777, octal, got 1000"),
+        ("log_level", "warn", "must be debug, info, warning or error, got 'warn'; did you mean 'warning'?"),
+        ("log_level", "loud", "must be debug, info, warning or error, got 'loud'"),
+        ("log_format", "JSON", "must be plain or json, got 'JSON'; did you mean 'json'?"),
+        ("workers", "auto", "must be a whole number, got 'auto'"),
+        ("max_rss", "1T", "must be a size such as 65536, 64K, 1M or 1G, got '1T'"),
+    ],
+)
+def test_malformed_variable_about_processes(name: str, text: str, reason: str) -> None:
+    variable = options.variable(OPTIONS[name])
+    with pytest.raises(ValueError) as caught:
+        Options.resolve("bjoern", {}, {variable: text}, scope="command")
+    assert str(caught.value) == f"{variable} {reason}"
+
+
+def test_variables_of_other_servers() -> None:
+    environ = {"WEB_CONCURRENCY": "3"}
+    assert Options.resolve("bjoern", {}, environ, scope="command").workers == 3
+    assert Options.resolve("bjoern", {}, {**environ, "BJOERN_WORKERS": "2"}, scope="command").workers == 2
+    assert Options.resolve("run", {}, environ, scope="run").workers == 0, "it was not made for several processes"
+    with pytest.raises(ValueError, match=r"^WEB_CONCURRENCY must be a whole number"):
+        Options.resolve("bjoern", {}, {"WEB_CONCURRENCY": "many"}, scope="command")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "workers"),
+    [
+        ({}, 0),
+        ({"workers": 1}, 1),
+        ({"workers": 3, "pid": "p"}, 3),
+        ({"pid": "p"}, 1),
+        ({"max_requests": 10}, 1),
+        ({"max_rss": 1 << 30}, 1),
+        ({"worker_timeout": 1}, 1),
+        ({"reload": True}, 1),
+        ({"user": "0"}, 1),
+        ({"umask": 0}, 0),
+        ({"log_format": "json"}, 0),
+    ],
+)
+def test_what_needs_a_supervisor(keywords: dict[str, Any], workers: int) -> None:
+    assert Options.resolve("run", keywords, {}, scope="run").watched == workers
+
+
+def test_luck_of_a_number_of_requests() -> None:
+    assert options.drawn(0) == 0
+    assert options.drawn("100~0") == 100
+    assert {options.drawn("100~3") for _ in range(200)} == {100, 101, 102, 103}
+    assert {options.drawn(30) for _ in range(200)} == {30, 31, 32, 33}, "a tenth where nothing is said"
 
 
 def test_unknown_keyword() -> None:
@@ -172,7 +290,10 @@ def test_options_cannot_be_changed() -> None:
         Options().keep_alive = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "server_header"])  # None has no text form
+HAVE_A_TEXT_FORM = [name for name, option in OPTIONS.items() if option.default not in (None, ())]
+
+
+@pytest.mark.parametrize("name", HAVE_A_TEXT_FORM)
 def test_shown_default_reads_as_the_default(name: str) -> None:
     shown = OPTIONS[name].unit.show(OPTIONS[name].default)
     assert options.parse(OPTIONS[name], shown, "shown") == OPTIONS[name].default

@@ -2,6 +2,7 @@
 //! Options come in by their names, exceptions go out.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,13 +10,13 @@ use std::time::{Duration, Instant};
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
 use bjoern_engine::io::{Bell, System};
 use bjoern_engine::proxies::Trusted;
-use bjoern_engine::{Config, Counters, Server};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use bjoern_engine::{AccessLog, Books, Config, Counters, LogFormat, Server};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::environ::Environs;
-use crate::ffi::duplicate;
+use crate::ffi::{duplicate, shared_rows};
 use crate::wsgi::{Hooks, Limits, Site, Wsgi};
 
 /// After the end, for a thread that is in no call: it may be in the `close()` of a response that nobody waits for any more.
@@ -26,15 +27,21 @@ const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 /// `listeners` are descriptors; they are duplicated, the caller keeps its own. `options` has the fields of
 /// `bjoern.Options` as attributes.
 ///
-/// `draining` is called when the engine ends by itself (the application or a handler raised), before the drain;
+/// `draining` is called when the engine ends by itself (the application or a handler raised, or `max_requests` have come),
+/// before the drain;
 /// `unfinished` when it ends though calls of the application have not, with a list of their requests ("GET /path").
 ///
-/// Raises OSError for a descriptor that is not an open socket, ValueError for a socket that does not listen,
-/// TypeError for an application that cannot be called.
+/// `board` is memory that processes share, such as an anonymous mmap: `BOARD_BYTES` for each of them, whose meaning
+/// `board_names()` tells. This one has the row `worker`, and looks at the others' to accept no more than its share. The
+/// engine keeps the memory for as long as the process lives.
+///
+/// Raises OSError for a descriptor that is not an open socket, or an access log that cannot be opened; ValueError for a
+/// socket that does not listen, or a board that is none; TypeError for an application that cannot be called.
 #[pyclass(module = "bjoern", frozen)]
 pub struct Engine {
     servers: Vec<Arc<Server<System, Wsgi>>>,
     site: Arc<Site>,
+    log: Option<Arc<AccessLog>>,
     /// Threads that have come to work.
     came: AtomicUsize,
     started: AtomicBool,
@@ -43,13 +50,15 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None))]
+    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None, board=None, worker=0))]
     fn new(
         app: &Bound<'_, PyAny>,
         listeners: Vec<RawFd>,
         options: &Bound<'_, PyAny>,
         draining: Option<Py<PyAny>>,
         unfinished: Option<Py<PyAny>>,
+        board: Option<&Bound<'_, PyAny>>,
+        worker: usize,
     ) -> PyResult<Engine> {
         let py = app.py();
         if !app.is_callable() {
@@ -75,7 +84,13 @@ impl Engine {
         let limits = Limits { timeout: config.timeout, slow_request: config.slow_request };
         let bell = if threads > 1 { Some(Bell::new()?) } else { None };
         let site = Site::new(app.clone().unbind(), environs, hooks, limits, threads, bell);
-        let (counters, loops) = (Arc::new(Counters::default()), nets.len());
+        let counters = match board {
+            None => Counters::default(),
+            Some(board) => counters(board, worker)?,
+        };
+        let log = access_log(options)?.map(Arc::new);
+        let books = Books { counters: Arc::new(counters), log: log.clone() };
+        let loops = nets.len();
         let mut first_thread = 0;
         let servers = nets.into_iter().enumerate().map(|(index, net)| {
             let share = |whole: usize| whole / loops + usize::from(index < whole % loops);
@@ -89,11 +104,11 @@ impl Engine {
             };
             let wsgi = site.for_loop(first_thread);
             first_thread += config.threads;
-            Arc::new(Server::with_counters(net, wsgi, config, counters.clone()))
+            Arc::new(Server::with_books(net, wsgi, config, books.clone()))
         });
         let servers: Vec<_> = servers.collect();
         let _ = site.stoppers.set(servers.iter().map(|server| server.stopper()).collect());
-        Ok(Engine { servers, site, came: AtomicUsize::new(0), started: AtomicBool::new(false) })
+        Ok(Engine { servers, site, log, came: AtomicUsize::new(0), started: AtomicBool::new(false) })
     }
 
     /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
@@ -155,6 +170,14 @@ impl Engine {
         self.servers.iter().for_each(|server| server.end_watch());
     }
 
+    /// Opens the access log anew by its path, which may have been renamed meanwhile.
+    ///
+    /// Raises OSError where that cannot be done; the old one is written to then.
+    fn reopen_logs(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        py.detach(|| log.reopen()).map_err(|error| named(&error, log.path().map(|path| path.display().to_string())))
+    }
+
     /// An application may refer to its own server: the collector must be able to see it.
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
         self.site.references().into_iter().try_for_each(|object| visit.call(object))
@@ -205,6 +228,42 @@ impl Engine {
     }
 }
 
+/// An OSError that names the access log.
+fn named(error: &std::io::Error, path: Option<String>) -> PyErr {
+    let message = error.to_string();
+    let reason = message.split(" (os error").next().unwrap_or_default().to_owned();
+    match error.raw_os_error() {
+        Some(number) => PyOSError::new_err((number, format!("the access log cannot be opened ({reason})"), path)),
+        None => PyOSError::new_err(reason),
+    }
+}
+
+/// The access log that the options ask for.
+fn access_log(options: &Bound<'_, PyAny>) -> PyResult<Option<AccessLog>> {
+    let Some(path) = options.getattr("access_log")?.extract::<Option<PathBuf>>()? else { return Ok(None) };
+    let format = log_format(&options.getattr("access_log_format")?.extract::<String>()?)?;
+    if path.as_os_str() == "-" {
+        return AccessLog::on_stdout(format).map(Some).map_err(|error| named(&error, Some("-".to_owned())));
+    }
+    let shown = path.display().to_string();
+    AccessLog::open(path, format).map(Some).map_err(|error| named(&error, Some(shown)))
+}
+
+/// A format of the access log.
+///
+/// # Errors
+/// ValueError with what is wrong with it.
+pub fn log_format(text: &str) -> PyResult<LogFormat> {
+    LogFormat::parse(text).map_err(|bad| PyValueError::new_err(bad.to_string()))
+}
+
+fn counters(board: &Bound<'_, PyAny>, worker: usize) -> PyResult<Counters> {
+    let rows = shared_rows(board)?;
+    Counters::on_board(rows, worker).ok_or_else(|| {
+        PyValueError::new_err(format!("the board has {} rows, and none for worker {worker}", rows.len()))
+    })
+}
+
 /// How many loops so many threads have. Only one thread at a time runs Python where there is a GIL, so one is right there;
 /// else one a core.
 fn loops(py: Python<'_>, threads: usize) -> PyResult<usize> {
@@ -246,6 +305,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         timeout: seconds("timeout")?,
         slow_request: seconds("slow_request")?,
         max_queue: options.getattr("max_queue")?.extract()?,
+        max_requests: options.getattr("max_requests")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
         loops: 1,

@@ -3,9 +3,13 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::{align_of, forget, size_of};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use bjoern_engine::Row;
 use pyo3::Borrowed;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple, PyType};
 
@@ -235,4 +239,27 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: not -1; it is borrowed for this call only, and where it is not open the kernel says so.
     unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// The rows of a board, in memory that processes may share. The buffer is kept for as long as the process lives.
+///
+/// # Errors
+/// BufferError or ValueError for what has no writable memory in one piece, or not where whole rows can lie.
+pub fn shared_rows(board: &Bound<'_, PyAny>) -> PyResult<&'static [Row]> {
+    let buffer: PyBuffer<u8> = PyBuffer::get(board)?;
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err("the board must be writable memory in one piece"));
+    }
+    let (start, len) = (buffer.buf_ptr(), buffer.len_bytes());
+    if len == 0 || !len.is_multiple_of(size_of::<Row>()) || !start.addr().is_multiple_of(align_of::<Row>()) {
+        let size = size_of::<Row>();
+        return Err(PyValueError::new_err(format!(
+            "the board must have {size} bytes a worker, aligned to 8, not {len}"
+        )));
+    }
+    forget(buffer);
+    // SAFETY: the exporter keeps the memory where it is until the buffer is released, which is never. It is writable and
+    // aligned, and any bits are an atomic's; so it is shared with whatever other process maps it. Nobody writes to it but
+    // engines, by atomics: that is what makes it a board. Who reads its bytes from Python reads a moment's.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast::<Row>(), len / size_of::<Row>()) })
 }

@@ -45,9 +45,22 @@ mod _bjoern {
         bjoern_engine::io::note_fork(in_parent);
     }
 
+    /// What each 64-bit word of a worker's row on the board is.
+    #[pyfunction]
+    fn board_names() -> Vec<String> {
+        bjoern_engine::Counters::names()
+    }
+
+    /// Raises ValueError where `format` is none of the access log's.
+    #[pyfunction]
+    fn check_access_log_format(format: &str) -> PyResult<()> {
+        crate::engine_object::log_format(format).map(drop)
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("RequestTimeout", module.py().get_type::<crate::ticket::RequestTimeout>())?;
+        module.add("BOARD_BYTES", size_of::<bjoern_engine::Row>())?;
         let part = |text: &str| text.parse::<u32>().unwrap_or_default();
         let version = (
             part(env!("CARGO_PKG_VERSION_MAJOR")),

@@ -2,6 +2,7 @@
 //! Knows: PEP 3333.   Must not know: sockets, HTTP grammar.
 //! Invariant: the reply comes back to the engine on every path.
 
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::ffi::{Block, Context, calls};
 use crate::file_wrapper::FileWrapper;
 use crate::start_response::{StartResponse, start};
 use crate::stream::{Outcome, Rest, Stream, block_of, close, send};
-use crate::ticket::{RequestTimeout, Ticket};
+use crate::ticket::{RequestTimeout, Ticket, say};
 
 /// The engine's reply, as the binding uses it.
 pub type Reply = bjoern_engine::Reply<SystemSocket, Wsgi>;
@@ -154,6 +155,11 @@ impl Site {
         let later = if raised.is_none() { raised.replace(error) } else { Some(error) };
         drop(raised);
         drop(later); // without the lock: it may be the last reference to objects of the application
+        self.drain(py);
+    }
+
+    /// Ends all loops by itself, which is told first.
+    fn drain(&self, py: Python<'_>) {
         self.stop(true);
         let draining = self.hooks.draining.bind(py);
         if !draining.is_none()
@@ -446,6 +452,19 @@ impl App<SystemSocket> for Wsgi {
             let site = self.site.clone();
             self.site.report_by(move || Python::attach(|py| site.tell_unfinished(py)));
         }
+    }
+
+    fn drains(&self) {
+        Python::attach(|py| self.site.drain(py));
+    }
+
+    fn log_fails(&self, error: &io::Error) {
+        let text = format!("bjoern: the access log cannot be written, and lines are lost: {error}\n");
+        Python::attach(|py| {
+            if let Err(error) = say(py, &text) {
+                print_exception(py, &error);
+            }
+        });
     }
 
     fn left(&self) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
-use bjoern_engine::{App, Body, Config, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, Body, Cell, Config, Progress, Reply, Request, Server, Wake};
 
 /// What peers send, again and again.
 struct Traffic {
@@ -241,6 +241,6 @@ fn main() {
     let start = Instant::now();
     server.run().unwrap();
     let total = (arrivals * requests) as u64;
-    assert_eq!(server.counters().requests.load(Ordering::Relaxed), total, "each request is answered once");
+    assert_eq!(server.counters().get(Cell::Requests), total, "each request is answered once");
     println!("{name}: {:.1} ns a request", start.elapsed().as_nanos() as f64 / total as f64);
 }

@@ -56,6 +56,12 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
     /// The server ends though no thread has come back from the application within `graceful_timeout`. Told by the watch.
     fn gives_up(&self) {}
 
+    /// The server ends by itself: `max_requests` have come. Called once, and followed by a drain.
+    fn drains(&self) {}
+
+    /// The access log cannot be written, from now on and until this is called again. The interpreter is not held.
+    fn log_fails(&self, _error: &std::io::Error) {}
+
     /// A thread has left [`Server::work`](crate::Server::work).
     fn left(&self) {}
 }

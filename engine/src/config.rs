@@ -40,6 +40,8 @@ pub struct Config {
     /// Requests that are whole and wait for a thread while all are in the application; past it 503. 0: no limit, and they
     /// wait where they are, in the kernel.
     pub max_queue: usize,
+    /// Requests after which the server drains by itself. 0: it never does.
+    pub max_requests: u64,
     /// Answer 400 to an HTTP/1.1 request without `Host` (RFC 9112, section 3.2).
     pub require_host: bool,
     /// Send `Date` (RFC 9110, section 6.6.1).
@@ -82,6 +84,7 @@ impl Default for Config {
             timeout: Duration::ZERO,
             slow_request: Duration::ZERO,
             max_queue: 0,
+            max_requests: 0,
             require_host: true,
             date_header: true,
             trusted: None,

@@ -15,10 +15,11 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::access_log::{AccessLog, Answered, Record, Told};
 use crate::app::{App, Body, Progress, Request};
 use crate::config::Config;
 use crate::control::Control;
-use crate::counters::Counters;
+use crate::counters::{Cell, Counters};
 use crate::http1::chunked::{Decoder, Piece};
 use crate::http1::head::{Head, Scan};
 use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error};
@@ -26,7 +27,7 @@ use crate::http1::{Framing, Reject, ResponseHead};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::{Flushed, Outbox};
 use crate::proxies::{Forwarded, forwarded, preface};
-use crate::reply::{Outgoing, Reply};
+use crate::reply::{Outgoing, Reply, code_of};
 use crate::spool::Spool;
 use crate::timeouts::Timeout;
 use crate::watch::Watch;
@@ -93,11 +94,46 @@ pub(crate) struct Turn<'a, A> {
     pub app: &'a A,
     pub config: &'a Config,
     pub counters: &'a Counters,
+    pub log: Option<&'a AccessLog>,
+    /// Requests after which the server drains.
+    pub last_request: u64,
     pub draining: bool,
     /// Others wait for their turn.
     pub crowded: bool,
     /// The application may be called; else what needs it waits.
     pub may_call: bool,
+}
+
+impl<A> Turn<'_, A> {
+    /// Writes the lines of the access log that wait. What the application's runtime holds is let go for so long.
+    pub(crate) fn write_log<S: Socket>(&self)
+    where
+        A: App<S>,
+    {
+        if let Some(log) = self.log
+            && log.has_lines()
+        {
+            self.app.blocking(|| self.write_log_detached());
+        }
+    }
+
+    /// As [`Turn::write_log`], where the application's runtime has been let go.
+    pub(crate) fn write_log_detached<S: Socket>(&self)
+    where
+        A: App<S>,
+    {
+        if let Some(log) = self.log
+            && log.has_lines()
+        {
+            let lost = log.write();
+            if lost.lines > 0 {
+                self.counters.add(Cell::LogLost, lost.lines);
+            }
+            if let Some(error) = lost.error {
+                self.app.log_fails(&error);
+            }
+        }
+    }
 }
 
 /// What a connection waits for when its turn is over.
@@ -120,6 +156,10 @@ pub(crate) struct Answer {
     pub framing: ResponseFraming,
     pub persists: bool,
     pub started: bool,
+    /// 0 before it has started.
+    pub status: u16,
+    /// Bytes of the body that have been given.
+    pub bytes: u64,
     /// More came than `Content-Length` announced.
     pub excess: bool,
     /// The peer cannot be sent anything any more.
@@ -133,6 +173,8 @@ impl Default for Answer {
             framing: ResponseFraming::Nothing,
             persists: false,
             started: false,
+            status: 0,
+            bytes: 0,
             excess: false,
             broken: false,
         }
@@ -164,6 +206,33 @@ struct Upload {
     spool: Spool,
     len: u64,
     rest: Rest,
+}
+
+impl Upload {
+    /// What proxies say of it; it was no error when the head had come.
+    fn forwarded(&self, peer: Peer, config: &Config) -> Forwarded<'_> {
+        match &config.trusted {
+            None => Forwarded::Unasked,
+            Some(trusted) => forwarded::read(&self.head, &self.bytes, peer, trusted).unwrap_or(Forwarded::Untrusted),
+        }
+    }
+
+    fn request<'a>(&'a self, peer: Peer, listener: u16, forwarded: &'a Forwarded<'a>) -> Request<'a> {
+        Request {
+            head: &self.head,
+            bytes: &self.bytes,
+            body: match &self.spool {
+                Spool::Memory(memory) => Body::Memory(memory),
+                Spool::File(file) => Body::File(file.get_ref()),
+            },
+            body_len: self.len,
+            has_body: true,
+            chunked: matches!(self.rest, Rest::Chunked(_)),
+            peer,
+            forwarded,
+            listener: listener.into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -200,6 +269,11 @@ pub struct Connection<S: Socket, A: App<S>> {
     ready: Readiness,
     pub(crate) outbox: Outbox<A::Block>,
     pub(crate) answer: Answer,
+    /// Of the request that is being answered, where something is noted of it.
+    pub(crate) record: Option<Box<Record>>,
+    /// Bytes that have come and gone, and have not been counted.
+    received: u64,
+    pub(crate) sent: u64,
 }
 
 type Serving<S, A> = Box<Connection<S, A>>;
@@ -225,6 +299,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             ready: Readiness { readable: true, writable: true, ..Readiness::default() },
             outbox: Outbox::default(),
             answer: Answer::default(),
+            record: None,
+            received: 0,
+            sent: 0,
         })
     }
 
@@ -254,7 +331,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 break Verdict::Close;
             }
             if was_queued && self.gone {
-                Counters::count(&turn.counters.gone);
+                turn.counters.count(Cell::Gone);
                 break Verdict::Close;
             }
             match self.flush_outbox() {
@@ -302,8 +379,11 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         outgoing.bytes.clear();
         desk.input = input;
         desk.outgoing = Some(outgoing);
+        if turn.counters.is_shared() {
+            turn.counters.traffic(std::mem::take(&mut self.received), std::mem::take(&mut self.sent));
+        }
         if verdict == Verdict::Close {
-            self.abandon(turn.app);
+            self.abandon(turn);
         }
         (self, verdict)
     }
@@ -322,7 +402,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     pub(crate) fn shed(mut self: Box<Self>, desk: &mut Desk<A::Desk>, turn: &Turn<'_, A>) -> (Serving<S, A>, Verdict) {
         self.queued = false;
         if let Some(outgoing) = &mut desk.outgoing {
-            self.refuse(Reject::Overloaded, outgoing, turn);
+            self.refuse_waiting(Reject::Overloaded, outgoing, turn);
             self.send_outgoing(outgoing);
         }
         self.serve(desk, turn)
@@ -347,22 +427,23 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             (Timeout::Head, State::Head) if !self.inbox.is_empty() => Reject::HeaderTimeout,
             (Timeout::Body, State::Body(_)) => Reject::BodyTimeout,
             _ => {
-                self.abandon(turn.app);
+                self.abandon(turn);
                 return (self, Verdict::Close);
             }
         };
         if let Some(outgoing) = &mut desk.outgoing {
-            self.refuse(reject, outgoing, turn);
+            self.refuse_waiting(reject, outgoing, turn);
             self.send_outgoing(outgoing);
         }
         self.serve(desk, turn)
     }
 
     /// Ends what is under way: the response's iterator is closed, everything else just dropped.
-    pub(crate) fn abandon(&mut self, app: &A) {
+    pub(crate) fn abandon(&mut self, turn: &Turn<'_, A>) {
         if let State::Streaming(stream, _) = std::mem::replace(&mut self.state, State::Closing) {
-            app.close(stream);
+            turn.app.close(stream);
         }
+        self.note_end(None, turn);
     }
 
     /// Sends what was held. Whether all of it is gone: else the connection must be served.
@@ -402,6 +483,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 match self.socket.send(&[IoSlice::new(rest)]) {
                     Ok(sent) => {
                         rest = &rest[sent..];
+                        self.sent += sent as u64;
                         self.progress = true;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -420,7 +502,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         if self.outbox.is_empty() {
             return Flushed::All;
         }
-        self.outbox.flush(&mut self.socket, &mut self.progress).unwrap_or_else(|_| {
+        let before = self.sent;
+        let flushed = self.outbox.flush(&mut self.socket, &mut self.sent);
+        self.progress |= self.sent != before;
+        flushed.unwrap_or_else(|_| {
             self.answer.broken = true;
             Flushed::All
         })
@@ -450,6 +535,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             None => outgoing.head.clear(),
         }
         let began = outgoing.begin_call();
+        if turn.counters.is_shared() {
+            turn.counters.begin_call();
+        }
         let (reply, progress) = turn.app.next(&mut desk.app, stream, Reply { connection: self, outgoing });
         let (connection, outgoing) = Self::settle(reply, progress, began, turn);
         (connection, outgoing, None)
@@ -463,6 +551,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         turn: &Turn<'_, A>,
     ) -> (Serving<S, A>, Box<Outgoing>) {
         reply.outgoing.end_call(began);
+        if turn.counters.is_shared() {
+            turn.counters.end_call();
+        }
         let started = reply.is_started();
         match progress {
             Progress::More(stream) => {
@@ -482,18 +573,18 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             Progress::Done if started => {
                 if !reply.finish() {
                     // The peer waits for more than there is: only the end of the connection tells it.
-                    Counters::count(&turn.counters.cut);
+                    turn.counters.count(Cell::Cut);
                     reply.connection.answer.persists = false;
                 }
             }
             Progress::Done | Progress::Failed if !started => {
-                Counters::count(&turn.counters.failed);
+                turn.counters.count(Cell::Failed);
                 reply.refuse("500 Internal Server Error");
             }
             Progress::Done | Progress::Failed => {
                 // A response without a body, or one that was refused in time, is whole.
                 if reply.connection.answer.framing != ResponseFraming::Nothing {
-                    Counters::count(&turn.counters.cut);
+                    turn.counters.count(Cell::Cut);
                 }
                 reply.connection.answer.persists = false;
                 if reply.connection.answer.framing == ResponseFraming::UntilClose {
@@ -505,11 +596,14 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 }
             }
         }
-        let mut connection = reply.connection;
+        let Reply { mut connection, mut outgoing } = reply;
+        if connection.record.is_some() {
+            connection.note_end(Some(&mut outgoing), turn);
+        }
         connection.served = true;
         connection.progress = true;
         connection.state = if connection.answer.persists { State::Head } else { State::Closing };
-        (connection, reply.outgoing)
+        (connection, outgoing)
     }
 
     // --- the request ---
@@ -539,6 +633,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     return (self, outgoing, Some(Verdict::Close));
                 }
                 Ok(len) => {
+                    self.received += len as u64;
                     // A short read means drained, unless the end of the stream is still to be read.
                     self.ready.readable = len == input.len() || self.ready.read_closed || self.ready.hung_up;
                     &input[..len]
@@ -575,7 +670,6 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         match (&self.state, self.inbox.is_empty()) {
             (State::Body(_), _) => self.wait(Timeout::Body),
             (_, false) => self.wait(Timeout::Head),
-            (_, true) if turn.draining && self.served => Verdict::Close,
             (_, true) if turn.draining => self.wait(Timeout::Drain),
             (_, true) if self.served => self.wait(Timeout::KeepAlive),
             (_, true) => self.wait(Timeout::Head),
@@ -613,7 +707,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                             (self, outgoing, used) = self.begin(rest, desk, outgoing, turn, budget);
                             at += used;
                         }
-                        Err(reject) => self.refuse(reject, &mut outgoing, turn),
+                        Err(reject) => self.refuse(reject, Told::Nothing(rest), &mut outgoing, turn),
                     }
                 }
                 State::Body(upload) => match upload.take(rest, turn.config) {
@@ -624,7 +718,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                             (self, outgoing) = self.call_with_upload(&mut desk.app, outgoing, turn, budget);
                         }
                     }
-                    Err(reject) => self.refuse(reject, &mut outgoing, turn),
+                    Err(reject) => self.refuse_waiting(reject, &mut outgoing, turn),
                 },
                 State::Preface => match self.introduce(rest, turn) {
                     Ok(Some(used)) => at += used,
@@ -676,7 +770,8 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     &told
                 }
                 Err(reject) => {
-                    self.refuse(reject, &mut outgoing, turn);
+                    let told = Told::Nothing(head_bytes);
+                    self.refuse(reject, told, &mut outgoing, turn);
                     return (self, outgoing, head_bytes.len());
                 }
             },
@@ -690,7 +785,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         if let Framing::Length(length) = framing
             && exceeds(length, turn.config)
         {
-            self.refuse(Reject::BodyTooLarge, &mut outgoing, turn);
+            let request =
+                request_of(&desk.head, head_bytes, Body::Memory(b""), framing, self.peer, forwarded, self.listener);
+            self.refuse(Reject::BodyTooLarge, Told::Request(&request), &mut outgoing, turn);
             return (self, outgoing, head_bytes.len());
         }
         let in_memory = usize::try_from(length).ok().filter(|length| *length <= turn.config.body_buffer);
@@ -699,17 +796,9 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 self.queued = true; // as it lies, to be read again
                 return (self, outgoing, 0);
             }
-            let request = Request {
-                head: &desk.head,
-                bytes: head_bytes,
-                body: Body::Memory(body),
-                body_len: length,
-                has_body: framing != Framing::None,
-                chunked: false,
-                peer: self.peer,
-                forwarded,
-                listener: self.listener.into(),
-            };
+            let mut request =
+                request_of(&desk.head, head_bytes, Body::Memory(body), framing, self.peer, forwarded, self.listener);
+            request.body_len = length;
             let used = head_bytes.len() + body.len();
             let (connection, outgoing) = self.call(&mut desk.app, &request, outgoing, turn, budget);
             return (connection, outgoing, used);
@@ -744,32 +833,13 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             return (self, outgoing);
         }
         if upload.spool.rewind().is_err() {
-            self.refuse(Reject::StorageUnavailable, &mut outgoing, turn);
+            let forwarded = upload.forwarded(self.peer, turn.config);
+            let request = upload.request(self.peer, self.listener, &forwarded);
+            self.refuse(Reject::StorageUnavailable, Told::Request(&request), &mut outgoing, turn);
             return (self, outgoing);
         }
-        let told;
-        let forwarded = match &turn.config.trusted {
-            None => &Forwarded::Unasked,
-            Some(trusted) => {
-                let again = forwarded::read(&upload.head, &upload.bytes, self.peer, trusted);
-                told = again.unwrap_or(Forwarded::Untrusted); // it was no error when the head had come
-                &told
-            }
-        };
-        let request = Request {
-            head: &upload.head,
-            bytes: &upload.bytes,
-            body: match &upload.spool {
-                Spool::Memory(memory) => Body::Memory(memory),
-                Spool::File(file) => Body::File(file.get_ref()),
-            },
-            body_len: upload.len,
-            has_body: true,
-            chunked: matches!(upload.rest, Rest::Chunked(_)),
-            peer: self.peer,
-            forwarded,
-            listener: self.listener.into(),
-        };
+        let forwarded = upload.forwarded(self.peer, turn.config);
+        let request = upload.request(self.peer, self.listener, &forwarded);
         self.call(desk, &request, outgoing, turn, budget)
     }
 
@@ -783,7 +853,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         budget: &mut Budget,
     ) -> (Serving<S, A>, Box<Outgoing>) {
         budget.requests = budget.requests.saturating_sub(1);
-        Counters::count(&turn.counters.requests);
+        if turn.counters.count(Cell::Requests) + 1 >= turn.last_request {
+            outgoing.control.drain();
+            outgoing.wants_watch = true; // for `graceful_timeout`
+        }
         self.answer = Answer {
             asked: Asked {
                 minor: request.head.minor,
@@ -797,18 +870,86 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.send_outgoing(&mut outgoing); // the answers before: nobody would see to them during the call
         }
         outgoing.head.clear();
+        if turn.log.is_some() || turn.counters.is_shared() {
+            self.note_begin(&mut outgoing, Told::Request(request), turn);
+        }
         let began = outgoing.begin_call();
         let (reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });
         Self::settle(reply, progress, began, turn)
     }
 
     /// Answers a fault of the peer, and ends the connection: where the next request starts is not known any more.
-    fn refuse(&mut self, reject: Reject, outgoing: &mut Outgoing, turn: &Turn<'_, A>) {
+    #[cold]
+    fn refuse(&mut self, reject: Reject, told: Told<'_>, outgoing: &mut Outgoing, turn: &Turn<'_, A>) {
         turn.counters.reject(reject);
+        if let Some(log) = turn.log {
+            let mut record = outgoing.spare_record.take().unwrap_or_default();
+            record.begin();
+            let client = match told {
+                Told::Request(request) => *request.client(),
+                Told::Nothing(_) => self.peer,
+            };
+            log.begin(&mut record, client, told);
+            let answered = Answered { status: code_of(reject.status()), bytes: 0, took: Duration::ZERO };
+            log.end(&mut record, answered);
+            outgoing.spare_record = Some(record);
+        }
         finish_error(reject.status(), &outgoing.stamp, &mut outgoing.bytes);
         self.inbox = Vec::new();
         self.unseen = true; // whatever comes still belongs to the refused request
         self.state = State::Closing;
+    }
+
+    /// Refuses what is held of a request: as a whole, up to somewhere in its body, or as bytes that have not been looked at.
+    #[cold]
+    fn refuse_waiting(&mut self, reject: Reject, outgoing: &mut Outgoing, turn: &Turn<'_, A>) {
+        let inbox = std::mem::take(&mut self.inbox);
+        match std::mem::replace(&mut self.state, State::Closing) {
+            State::Body(upload) | State::Whole(upload) => {
+                let forwarded = upload.forwarded(self.peer, turn.config);
+                let request = upload.request(self.peer, self.listener, &forwarded);
+                self.refuse(reject, Told::Request(&request), outgoing, turn);
+            }
+            _ => self.refuse(reject, Told::Nothing(&inbox), outgoing, turn),
+        }
+    }
+
+    // --- what is noted of a request ---
+
+    #[inline(never)]
+    fn note_begin(&mut self, outgoing: &mut Outgoing, told: Told<'_>, turn: &Turn<'_, A>) {
+        let mut record = outgoing.spare_record.take().unwrap_or_default();
+        record.begin();
+        if let Some(log) = turn.log {
+            let client = match told {
+                Told::Request(request) => *request.client(),
+                Told::Nothing(_) => self.peer,
+            };
+            log.begin(&mut record, client, told);
+        }
+        if turn.counters.is_shared() {
+            turn.counters.begin_call();
+        }
+        self.record = Some(record);
+    }
+
+    /// The request has been answered, or is given up.
+    #[inline(never)]
+    fn note_end(&mut self, outgoing: Option<&mut Outgoing>, turn: &Turn<'_, A>) {
+        let Some(mut record) = self.record.take() else { return };
+        let Answer { status, bytes, .. } = self.answer;
+        let took = record.began.elapsed();
+        if turn.counters.is_shared() {
+            turn.counters.took(took);
+        }
+        if let Some(log) = turn.log
+            && log.end(&mut record, Answered { status, bytes, took })
+        {
+            turn.write_log();
+        }
+        if let Some(outgoing) = outgoing {
+            outgoing.spare_record = Some(record);
+        }
     }
 
     // --- the end ---
@@ -835,6 +976,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         match self.socket.recv(input) {
             Ok(len) if len > 0 && len <= *left => {
                 *left -= len;
+                self.received += len as u64;
                 (self, outgoing, None)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (self, outgoing, None),
@@ -891,6 +1033,20 @@ impl Upload {
             }
         }
     }
+}
+
+/// A request whose head has just been read.
+fn request_of<'a>(
+    head: &'a Head,
+    bytes: &'a [u8],
+    body: Body<'a>,
+    framing: Framing,
+    peer: Peer,
+    forwarded: &'a Forwarded<'a>,
+    listener: u16,
+) -> Request<'a> {
+    let has_body = framing != Framing::None;
+    Request { head, bytes, body, body_len: 0, has_body, chunked: false, peer, forwarded, listener: listener.into() }
 }
 
 fn exceeds(length: u64, config: &Config) -> bool {

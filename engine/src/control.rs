@@ -22,6 +22,11 @@ impl Control {
         self.wanted.load(Ordering::Acquire) >= DRAIN
     }
 
+    /// Asks for a drain; to be followed by a use of the loop's waker.
+    pub(crate) fn drain(&self) {
+        self.wanted.fetch_max(DRAIN, Ordering::AcqRel);
+    }
+
     /// Whether it has been asked to end at once.
     pub(crate) fn is_aborting(&self) -> bool {
         self.wanted.load(Ordering::Acquire) == ABORT

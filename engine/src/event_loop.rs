@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use slab::Slab;
@@ -12,7 +11,7 @@ use slab::Slab;
 use crate::app::{App, Wake};
 use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
-use crate::counters::Counters;
+use crate::counters::Cell;
 use crate::io::{Event, Millis, Net, Readiness};
 use crate::server::Server;
 use crate::timeouts::{Timeout, Timeouts};
@@ -24,11 +23,16 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting rests after the process or the system ran out of something.
 const ACCEPT_PAUSE: Millis = 100;
 
+/// How long accepting is left to other processes that have fewer connections, once; then some are taken in any case.
+const YIELD: Millis = 4;
+const ACCEPTS_AFTER_YIELD: usize = 2;
+
 /// For the peer to close after the last answer.
 const LINGER: Millis = 5_000;
 
-/// For a connection that has not asked for anything yet, while the server drains: its request may be on its way.
-const DRAIN_FIRST_REQUEST: Millis = 1_000;
+/// For a connection that asks for nothing, while the server drains: a request may be on its way, and be lost with it. One
+/// that has been idle for longer is closed at once.
+const DRAIN_REQUEST: Millis = 1_000;
 
 /// Descriptors kept for everything but connections, where `max_connections` is left to the server.
 const RESERVED_FILES: u64 = 64;
@@ -113,6 +117,10 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     /// Listeners whose queue has not been seen empty since it was last reported.
     accepting: Vec<bool>,
     accept_resumes: Option<Millis>,
+    /// It rests so that others may accept.
+    yields: bool,
+    /// The others have been told that this one accepts.
+    is_announced: bool,
     max_connections: usize,
     pub(crate) phase: Phase,
     /// The calendar's second, since 1970, as of the last wait.
@@ -135,7 +143,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             Timeout::Write => millis(config.write_timeout),
             Timeout::KeepAlive => millis(config.keep_alive),
             Timeout::Linger => LINGER,
-            Timeout::Drain => DRAIN_FIRST_REQUEST,
+            Timeout::Drain => DRAIN_REQUEST,
         });
         let max_connections = match config.max_connections {
             0 => net.open_files().map_or(usize::MAX, |files| {
@@ -163,6 +171,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             releases: 0,
             releases_seen: 0,
             accept_resumes: None,
+            yields: false,
+            is_announced: false,
             max_connections,
             phase: Phase::Serving,
             second: 0,
@@ -184,7 +194,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                 return Ok(Next::Abandon(std::mem::take(&mut self.lost)));
             }
             while let Some(token) = self.waiting.pop_front().or_else(|| self.ready.pop_front()) {
-                if let Some(task) = self.hand_out(token) {
+                if let Some(task) = self.hand_out(token, server) {
                     return Ok(Next::Serve(task));
                 }
             }
@@ -201,11 +211,14 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Takes the connection out of its slot, to be served.
-    fn hand_out(&mut self, token: usize) -> Option<Task<N, A>> {
+    fn hand_out(&mut self, token: usize, server: &Server<N, A>) -> Option<Task<N, A>> {
         let slot = self.slots.get_mut(token)?;
         slot.queued = false;
         let connection = slot.connection.take()?;
-        self.queued_requests -= usize::from(connection.queued);
+        if connection.queued {
+            self.queued_requests -= 1;
+            server.books.counters.queue(false);
+        }
         self.out += 1;
         self.departures = self.departures.wrapping_add(1);
         Some(Task { token, connection, expired: slot.expired.take(), registered: slot.registered })
@@ -270,7 +283,31 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     fn wait(&mut self, server: &Server<N, A>) -> io::Result<()> {
         let timeout = self.time_to_wait();
         let (net, events) = (&mut self.net, &mut self.events);
-        server.app.blocking(|| net.wait(timeout, events))?;
+        let counters = &server.books.counters;
+        let has_lines = server.books.log.as_ref().is_some_and(|log| log.has_lines());
+        if counters.is_shared() && !self.is_announced && self.phase == Phase::Serving {
+            self.is_announced = true;
+            counters.is_alive(true);
+        }
+        server.app.blocking(|| {
+            if has_lines {
+                if counters.is_shared() {
+                    counters.lead(false, net.elapsed()); // a disk may be slow, a pipe full
+                }
+                server.turn().write_log_detached();
+                if counters.is_shared() {
+                    counters.lead(true, 0);
+                }
+            }
+            net.wait(timeout, events)?;
+            if counters.is_shared() {
+                counters.lead(false, net.elapsed()); // the application's runtime may keep this thread from going on
+            }
+            Ok::<_, io::Error>(())
+        })?;
+        if counters.is_shared() {
+            counters.lead(true, 0);
+        }
         self.take_returned(server); // before its news
         self.sort(server);
         if std::mem::take(&mut self.unheard) {
@@ -292,7 +329,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let draining = self.phase != Phase::Serving;
         let turn = Turn { draining, may_call: false, ..server.turn() };
         while let Some(token) = self.ready.pop_front() {
-            let Some(Task { connection, expired, .. }) = self.hand_out(token) else { continue };
+            let Some(Task { connection, expired, .. }) = self.hand_out(token, server) else { continue };
             let (mut connection, mut verdict) = match expired {
                 _ if connection.needs_app() => (connection, Verdict::Queued),
                 Some(timeout) => connection.expire(timeout, desk, &turn),
@@ -306,6 +343,11 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.lost.clear(); // none has a response under way
         self.departures_seen = self.departures;
         Ok(())
+    }
+
+    /// The time, as deadlines are counted.
+    pub(crate) fn now(&self) -> Millis {
+        self.net.elapsed()
     }
 
     /// Queues the connections that the last wait's news concern, and those whose deadline has come.
@@ -408,7 +450,10 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
         self.out -= 1;
         slot.registered = true;
-        self.queued_requests += usize::from(connection.queued);
+        if connection.queued {
+            self.queued_requests += 1;
+            server.books.counters.queue(true);
+        }
         if connection.holds {
             self.holding.push(token);
             server.watch.loop_holds();
@@ -446,7 +491,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
         self.out -= 1;
         self.timeouts.disarm(token);
-        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+        server.books.counters.closed(1);
     }
 
     // --- accepting ---
@@ -456,11 +501,18 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             return;
         }
         self.accept_resumes = None;
+        let mut free = if std::mem::take(&mut self.yields) { ACCEPTS_AFTER_YIELD } else { 0 };
         for index in 0..self.accepting.len() {
             for _ in 0..ACCEPTS_PER_TURN {
                 if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
                     break;
                 }
+                if free == 0 && self.phase == Phase::Serving && server.books.counters.has_more_than_its_share(now) {
+                    self.accept_resumes = Some(now + YIELD);
+                    self.yields = true;
+                    break;
+                }
+                free = free.saturating_sub(1);
                 match self.net.accept(index) {
                     Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &server.config), server),
                     Err(error) => self.accept_failed(index, &error, server, now),
@@ -475,8 +527,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.admitted = self.admitted.wrapping_add(1) & (TOKEN_MASK >> 1); // below the names of listeners
         let name = self.admitted << TOKEN_BITS | self.slots.vacant_key();
         let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None, name });
-        Counters::count(&server.counters.connections);
-        server.counters.open.store(self.slots.len() as u64, Ordering::Relaxed);
+        server.books.counters.count(Cell::Connections);
+        server.books.counters.count(Cell::Open);
         self.enqueue(token);
     }
 
@@ -487,7 +539,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
             // Out of descriptors or memory: the queue stays, and is looked at again when some may be free.
             _ => {
-                Counters::count(&server.counters.accept_errors);
+                server.books.counters.count(Cell::AcceptErrors);
                 self.accept_resumes = Some(now + ACCEPT_PAUSE);
                 self.accepting[index] = true;
             }
@@ -513,7 +565,11 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
         let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
         self.phase = Phase::Draining(now.saturating_add(graceful));
-        self.accepting.fill(true);
+        let counters = &server.books.counters;
+        counters.is_alive(false);
+        // What waits is left to the others, where there are any.
+        self.accepting.fill(!counters.has_company());
+        self.accept_resumes = self.accept_resumes.filter(|_| !std::mem::take(&mut self.yields));
         while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
         {
             self.accept(server, now);
@@ -523,6 +579,14 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.accept_resumes = None;
         let tokens: Vec<usize> = self.slots.iter().map(|(token, _)| token).collect();
         for token in tokens {
+            if self.timeouts.armed(token) == Some(Timeout::KeepAlive)
+                && self.timeouts.waited(token, now) >= DRAIN_REQUEST
+                && let Some(slot) = self.slots.get_mut(token)
+            {
+                slot.expired = Some(Timeout::Drain);
+                self.enqueue(token);
+                continue;
+            }
             // A request may have come that the poller has not told yet.
             self.note(token, Readiness { readable: true, ..Readiness::default() }, server);
         }
@@ -534,9 +598,10 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.ready.clear();
         self.waiting.clear();
         self.later.clear();
+        server.books.counters.is_alive(false);
+        server.books.counters.closed(self.slots.len());
         let mut left = std::mem::take(&mut self.lost);
         left.extend(self.slots.drain().filter_map(|slot| slot.connection));
-        server.counters.open.store(0, Ordering::Relaxed);
         left
     }
 }

@@ -15,6 +15,7 @@
 //! Invariant: no unsafe code; a peer's fault is a value ([`http1::Reject`]), never a panic.
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod app;
 mod config;
 mod connection;
@@ -34,11 +35,12 @@ mod sync;
 mod timeouts;
 mod watch;
 
+pub use access_log::{AccessLog, BadFormat, LogFormat};
 pub use app::{App, Body, LongCall, Progress, Request, Wake};
 pub use config::Config;
 pub use control::Stopper;
-pub use counters::Counters;
+pub use counters::{Cell, Counters, ROW_CELLS, Row};
 pub use lent::{Errand, Lent, NotTaken};
 pub use reply::{Broken, Reply};
-pub use server::Server;
+pub use server::{Books, Server};
 pub use spool::Spool;

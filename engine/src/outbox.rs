@@ -86,8 +86,8 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Hands over as much as the system takes and the budget allows. `progress` is set where anything went.
-    pub fn flush(&mut self, socket: &mut impl Socket, progress: &mut bool) -> io::Result<Flushed> {
+    /// Hands over as much as the system takes and the budget allows. `total` grows by what went.
+    pub fn flush(&mut self, socket: &mut impl Socket, total: &mut u64) -> io::Result<Flushed> {
         let mut budget = BYTES_PER_FLUSH;
         while !self.pieces.is_empty() {
             if budget == 0 {
@@ -105,7 +105,7 @@ impl<B: AsRef<[u8]>> Outbox<B> {
             };
             match sent {
                 Ok(sent) => {
-                    *progress |= sent > 0;
+                    *total += sent as u64;
                     budget = budget.saturating_sub(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),

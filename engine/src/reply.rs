@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::Record;
 use crate::app::App;
 use crate::connection::Connection;
 use crate::control::Control;
@@ -47,6 +48,8 @@ pub struct Outgoing {
     call_number: u32,
     /// Something would be held if somebody ticked.
     pub(crate) wants_watch: bool,
+    /// Used again for the next request of which something is noted.
+    pub(crate) spare_record: Option<Box<Record>>,
     /// Quick calls of the application to go until something may be held.
     patience: u32,
 }
@@ -69,6 +72,7 @@ impl Outgoing {
             post,
             call_number: 0,
             wants_watch: false,
+            spare_record: None,
             patience: 0,
         }
     }
@@ -171,6 +175,7 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
     pub fn start_with_given(&mut self, whole: Option<u64>) -> bool {
         debug_assert!(!self.is_started(), "one head a response");
         let Outgoing { head, bytes, stamp, control, .. } = &mut *self.outgoing;
+        let before = bytes.len();
         if !head.is_begun() {
             return false;
         }
@@ -179,6 +184,10 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         answer.asked.server_persists &= !control.is_stopping();
         (answer.framing, answer.persists) = finish_head(head, answer.asked, whole, stamp, bytes);
         answer.started = true;
+        answer.status = head.status();
+        if let Some(record) = &mut self.connection.record {
+            record.note_head(&bytes[before..]);
+        }
         true
     }
 
@@ -237,6 +246,7 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
             }
         }
         let data = &data[..len];
+        answer.bytes += len as u64;
         if len <= COPIED_BLOCK_BYTES {
             self.outgoing.bytes.extend_from_slice(data);
             self.outgoing.bytes.extend_from_slice(tail);
@@ -256,7 +266,10 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         if connection.outbox.is_empty() && !connection.answer.broken {
             let pieces = [IoSlice::new(before), IoSlice::new(data), IoSlice::new(tail)];
             match connection.socket.send(&pieces) {
-                Ok(len) => sent = len,
+                Ok(len) => {
+                    sent = len;
+                    connection.sent += len as u64;
+                }
                 Err(error) if is_try_again(&error) => {}
                 Err(_) => connection.answer.broken = true,
             }
@@ -287,6 +300,7 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
             ResponseFraming::UntilClose => len,
             ResponseFraming::Nothing | ResponseFraming::Chunked => return,
         };
+        answer.bytes += len;
         self.connection.outbox.push_bytes(&self.outgoing.bytes);
         self.outgoing.bytes.clear();
         self.connection.outbox.push_file(file, offset, len);
@@ -342,9 +356,15 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         debug_assert!(!self.is_started(), "an error takes the place of a response, never follows one");
         finish_error(status, &self.outgoing.stamp, &mut self.outgoing.bytes);
         self.connection.answer.started = true;
+        self.connection.answer.status = code_of(status);
         self.connection.answer.persists = false;
         self.connection.answer.framing = ResponseFraming::Nothing;
     }
+}
+
+/// The code of a status such as `503 Service Unavailable`.
+pub(crate) fn code_of(status: &str) -> u16 {
+    status.get(..3).and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
 pub(crate) fn is_try_again(error: &io::Error) -> bool {

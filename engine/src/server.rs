@@ -6,16 +6,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::access_log::AccessLog;
 use crate::app::App;
 use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
 use crate::control::{Control, Stopper};
-use crate::counters::Counters;
+use crate::counters::{Cell, Counters};
 use crate::crew::{Crew, HandedIn};
 use crate::event_loop::{Loop, Next, Phase, Returned, Task};
 use crate::io::{Net, Waker, block_signals};
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{AtomicUsize, Guess, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
+use crate::sync::{AtomicBool, AtomicUsize, Guess, Mutex, MutexGuard, Ordering, PoisonError, TryLockError};
 use crate::watch::{LongCalls, Quiet, Watch};
 
 /// For the watch, which calls nothing deep.
@@ -33,11 +34,22 @@ const EAGER_ERRANDS: usize = 64;
 type Conn<N, A> = Box<Connection<<N as Net>::Socket, A>>;
 type State<'a, N, A> = MutexGuard<'a, Loop<N, A>>;
 
+/// What several servers keep together.
+#[derive(Clone, Default)]
+pub struct Books {
+    /// What happened.
+    pub counters: Arc<Counters>,
+    /// A line for each request.
+    pub log: Option<Arc<AccessLog>>,
+}
+
 /// An HTTP server on listening sockets, for one application.
 pub struct Server<N: Net, A: App<N::Socket>> {
     pub(crate) app: A,
     pub(crate) config: Config,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) books: Books,
+    /// Requests after which it drains by itself, as they are counted.
+    last_request: u64,
     pub(crate) control: Arc<Control>,
     waker: N::Waker,
     pub(crate) watch: Arc<Watch>,
@@ -47,6 +59,8 @@ pub struct Server<N: Net, A: App<N::Socket>> {
     left: AtomicUsize,
     /// Errands to go for which a follower is called ahead.
     eager: AtomicUsize,
+    /// The last request has come, and that was told.
+    drains: AtomicBool,
     /// The watch's thread.
     keeper: Mutex<Option<JoinHandle<()>>>,
     state: Mutex<Loop<N, A>>,
@@ -55,18 +69,23 @@ pub struct Server<N: Net, A: App<N::Socket>> {
 impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// A server that has not begun.
     pub fn new(net: N, app: A, config: Config) -> Server<N, A> {
-        Server::with_counters(net, app, config, Arc::default())
+        Server::with_books(net, app, config, Books::default())
     }
 
-    /// One of several that count together.
-    pub fn with_counters(net: N, app: A, config: Config, counters: Arc<Counters>) -> Server<N, A> {
+    /// One of several that keep their books together.
+    pub fn with_books(net: N, app: A, config: Config, books: Books) -> Server<N, A> {
+        let last_request = match config.max_requests {
+            0 => u64::MAX,
+            most => books.counters.get(Cell::Requests).saturating_add(most),
+        };
         let waker = net.waker();
         let state = Mutex::new(Loop::new(net, &config));
         let watch = Arc::new(Watch::new(config.threads, config.times_calls()));
         Server {
             app,
             config,
-            counters,
+            books,
+            last_request,
             control: Arc::default(),
             waker,
             watch,
@@ -74,6 +93,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             came: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
             eager: AtomicUsize::new(0),
+            drains: AtomicBool::new(false),
             keeper: Mutex::default(),
             state,
         }
@@ -91,7 +111,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.books.counters
     }
 
     /// The application.
@@ -110,8 +130,17 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 
     pub(crate) fn turn(&self) -> Turn<'_, A> {
-        let Server { app, config, counters, .. } = self;
-        Turn { app, config, counters, draining: self.control.is_stopping(), crowded: false, may_call: true }
+        let Server { app, config, books, last_request, .. } = self;
+        Turn {
+            app,
+            config,
+            counters: &books.counters,
+            log: books.log.as_deref(),
+            last_request: *last_request,
+            draining: self.control.is_stopping(),
+            crowded: false,
+            may_call: true,
+        }
     }
 
     /// Serves by the calling thread alone until stopped and drained. A second thread keeps watch from when it is first of
@@ -167,12 +196,16 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         let app = self.app.desk(post);
         let mut desk = Desk::new(app, post, &self.config, self.control.clone(), self.watch.clone());
         loop {
-            if self.crew.claim()
+            if self.claim()
                 && let Some(result) = self.lead(&mut desk, after)
             {
                 return result;
             }
-            if !self.app.blocking(|| self.crew.rest(|| self.watch.call())) {
+            let rested = self.app.blocking(|| {
+                self.turn().write_log_detached(); // the leader may have no cause to for long
+                self.crew.rest(|| self.watch.call())
+            });
+            if !rested {
                 self.abandon_all();
                 return Ok(());
             }
@@ -198,6 +231,9 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             };
             desk.stamp(state.second, &self.config);
             let turn = Turn { draining: state.phase != Phase::Serving, crowded: state.is_crowded(), ..self.turn() };
+            if turn.counters.is_shared() {
+                turn.counters.lead(false, state.now());
+            }
             drop(state);
             state = self.serve(task, desk, &turn)?;
             after(desk);
@@ -212,11 +248,14 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             None => connection.serve(desk, turn),
             Some(timeout) => connection.expire(timeout, desk, turn),
         };
+        if self.control.is_stopping() {
+            self.heed_last_request();
+        }
         if self.config.threads > 1 {
             self.note_errand(&began, &mut connection);
         }
         loop {
-            if self.crew.claim() {
+            if self.claim() {
                 let mut state = self.lock();
                 state.settle(token, connection, verdict, self);
                 return Some(state);
@@ -230,7 +269,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         let is_over = verdict == Verdict::Close;
         let must_wake = is_over || !registered || self.control.is_stopping();
         match self.crew.hand_in(token, (!is_over).then_some((connection, verdict))) {
-            HandedIn::Back(returned) => returned.into_iter().for_each(|(mut left, _)| left.abandon(&self.app)),
+            HandedIn::Back(returned) => returned.into_iter().for_each(|(mut left, _)| left.abandon(&self.turn())),
             HandedIn::Awaited => self.waker.wake(),
             HandedIn::Lying if must_wake => self.waker.wake(),
             HandedIn::Lying => {}
@@ -268,6 +307,24 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         }
     }
 
+    /// Takes the lead, if nobody has it.
+    fn claim(&self) -> bool {
+        let claimed = self.crew.claim();
+        if claimed && self.books.counters.is_shared() {
+            self.books.counters.lead(true, 0);
+        }
+        claimed
+    }
+
+    /// Begins the drain where the last request has come: whoever counted it could not wake the loop.
+    #[cold]
+    fn heed_last_request(&self) {
+        if self.books.counters.get(Cell::Requests) >= self.last_request && !self.drains.swap(true, Ordering::AcqRel) {
+            self.app.drains();
+            self.stopper().stop(true);
+        }
+    }
+
     /// The end, for everybody.
     fn finish(&self, mut state: State<'_, N, A>) {
         let mut left = state.close_all(self);
@@ -284,8 +341,9 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     fn abandon(&self, connections: Vec<Conn<N, A>>) {
         for mut connection in connections {
-            connection.abandon(&self.app);
+            connection.abandon(&self.turn());
         }
+        self.turn().write_log();
     }
 
     // --- the watch ---
@@ -341,7 +399,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         let Look { is_quiet, is_stuck } = self.look();
         let next = rounds.long_calls.look(&self.watch, now, |call| {
             if call.is_over_time {
-                Counters::count(&self.counters.timed_out);
+                self.books.counters.count(Cell::TimedOut);
             }
             self.app.takes_long(call);
         });
@@ -361,6 +419,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
                 && self.crew.claim()
             {
                 self.crew.end();
+                self.turn().write_log_detached();
                 self.app.gives_up();
             }
             return Quiet::No;
@@ -407,6 +466,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             // A poller that fails is reported by the next leader.
             let _ = self.lock().usher(desk, self);
             self.crew.step_back();
+            self.turn().write_log_detached(); // nobody else would: all are out
         }
     }
 

@@ -16,7 +16,7 @@ pub enum Timeout {
     KeepAlive,
     /// The peer to close, after the last answer.
     Linger,
-    /// A first request, while the server drains.
+    /// A request, while the server drains.
     Drain,
 }
 
@@ -92,6 +92,13 @@ impl Timeouts {
         self.links[token] = UNLINKED;
     }
 
+    /// For how long `token` has been armed with what it is.
+    pub fn waited(&self, token: usize, now: Millis) -> Millis {
+        let link = self.links.get(token);
+        let begun = link.and_then(|link| Some(link.deadline.saturating_sub(self.lengths[link.kind? as usize])));
+        begun.map_or(0, |begun| now.saturating_sub(begun))
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Millis> {
         self.queues.iter().filter_map(|queue| self.links.get(queue.first as usize)).map(|link| link.deadline).min()
@@ -123,6 +130,7 @@ mod tests {
         timeouts.arm(2, Timeout::Head, 7);
         timeouts.arm(7, Timeout::Body, 1);
         assert_eq!(timeouts.next(), Some(11));
+        assert_eq!((timeouts.waited(0, 10), timeouts.waited(7, 10), timeouts.waited(99, 10)), (10, 9, 0));
         assert_eq!(timeouts.expired(10), None);
         assert_eq!(timeouts.expired(11), Some((7, Timeout::Body)));
         assert_eq!(timeouts.expired(16), Some((1, Timeout::Head)));

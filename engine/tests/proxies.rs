@@ -6,13 +6,12 @@
 mod sim;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Socket;
 use bjoern_engine::proxies::Trusted;
-use bjoern_engine::{App, Config, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, Cell, Config, Progress, Reply, Request, Server, Wake};
 use sim::{Act, Shared, SimNet};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -76,7 +75,7 @@ fn play(config: Config, acts: Vec<Act>) -> Outcome {
     let server = Arc::new(Server::new(net, WhoAsks, config));
     end.set(server.stopper()).ok();
     server.run_with(|| {}).unwrap();
-    assert_eq!(server.counters().open.load(Ordering::Relaxed), 0);
+    assert_eq!(server.counters().get(Cell::Open), 0);
     let counters = server.counters().all().filter(|(_, count)| *count > 0).collect();
     let world = world.lock();
     let text = String::from_utf8(world.wires[0].taken.clone()).unwrap();

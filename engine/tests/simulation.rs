@@ -8,12 +8,13 @@
 mod sim;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bjoern_engine::{Config, Server};
+use bjoern_engine::http1::Reject;
+use bjoern_engine::{AccessLog, Books, Config, Counters, LogFormat, Row, Server};
 use sim::anything::{Anything, Pace, check, script};
-use sim::{Shared, SimNet};
+use sim::{Shared, SimNet, Wire};
 
 fn run(seed: u64) {
     let world = Shared::new(seed, Vec::new());
@@ -42,7 +43,12 @@ fn run(seed: u64) {
         ..Config::default()
     };
     let pace = if world.lock().random(2) == 0 { Pace::Looks } else { Pace::Quick };
-    let server = Arc::new(Server::new(net, Anything::new(world.clone(), pace), config));
+    let row: &[Row] = Box::leak(Box::new([std::array::from_fn(|_| AtomicU64::new(0))]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let log = AccessLog::open(path.clone(), LogFormat::parse("%(s)s %(B)s").unwrap()).unwrap();
+    let books = Books { counters: Arc::new(Counters::on_board(row, 0).unwrap()), log: Some(Arc::new(log)) };
+    let server = Arc::new(Server::with_books(net, Anything::new(world.clone(), pace), config, books));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
     if pace == Pace::Looks {
@@ -53,7 +59,20 @@ fn run(seed: u64) {
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
     let count = |name| server.counters().all().find(|(counter, _)| *counter == name).unwrap().1;
     assert_eq!(count("open"), 0);
+    let told = |name: &str| {
+        let place = Counters::names().iter().position(|other| other.starts_with(name)).unwrap();
+        row[0][place].load(Ordering::Relaxed)
+    };
+    assert_eq!((told("busy"), told("queued"), told("alive")), (0, 0, 0));
+    let rejected: u64 = Reject::ALL.iter().map(|reject| count(reject.label())).sum();
+    let lines = std::fs::read_to_string(path).unwrap();
+    assert_eq!(lines.lines().count() as u64, count("requests") + rejected, "a request is a line, and so is a refusal");
+    let given: u64 = lines.lines().filter_map(|line| line.split_once(' ')?.1.parse::<u64>().ok()).sum();
     let world = world.lock();
+    let sent: usize = world.wires.iter().map(|wire| wire.sent).sum();
+    assert_eq!(told("bytes_sent"), sent as u64);
+    let taken_bodies = |wire: &Wire| wire.taken.iter().filter(|byte| **byte == b'x').count() as u64;
+    assert!(given >= world.wires.iter().map(taken_bodies).sum(), "what a peer got has been given");
     assert!(world.ended, "the server ended because nothing was left to happen");
     for (wire, asked) in world.wires.iter().zip(&asked) {
         assert!(wire.accepted && wire.server_closed, "every connection is accepted, and is closed in the end");

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bjoern_engine::io::Millis;
-use bjoern_engine::{Config, Counters, Server};
+use bjoern_engine::{Books, Config, Counters, Server};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::thread;
 use shuttle::{FailurePersistence, Runner};
@@ -86,7 +86,8 @@ fn run(seed: u64) {
         made.books = Some((counters.clone(), if made.accept_failures.is_empty() { limit } else { 0 }));
     }
     let threads = config.threads;
-    let server = Arc::new(Server::with_counters(net, Anything::new(world.clone(), Pace::Sleeps), config, counters));
+    let books = Books { counters, log: None };
+    let server = Arc::new(Server::with_books(net, Anything::new(world.clone(), Pace::Sleeps), config, books));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
     let mut running: Vec<_> = (0..threads)

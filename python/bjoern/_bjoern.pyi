@@ -1,6 +1,7 @@
 # The compiled module: the engine and its binding to WSGI. The docstrings are in the module itself.
 
 from collections.abc import Callable, Iterator, Sequence
+from mmap import mmap
 from types import FrameType
 from typing import Any, Protocol, final
 
@@ -9,7 +10,21 @@ from _typeshed.wsgi import WSGIApplication
 from .options import Options
 from .sockets import SocketLike
 
-__all__ = ["Engine", "FileWrapper", "RequestTimeout", "SignalHandler", "features", "note_fork", "server_run", "version"]
+__all__ = [
+    "BOARD_BYTES",
+    "Engine",
+    "FileWrapper",
+    "RequestTimeout",
+    "SignalHandler",
+    "board_names",
+    "check_access_log_format",
+    "features",
+    "note_fork",
+    "server_run",
+    "version",
+]
+
+BOARD_BYTES: int
 
 version: tuple[int, int, int]
 features: dict[str, bool]
@@ -40,6 +55,8 @@ class Engine:
         options: Options,
         draining: Callable[[], object] | None = None,
         unfinished: Callable[[list[str]], object] | None = None,
+        board: bytearray | memoryview | mmap | None = None,
+        worker: int = 0,
     ) -> Engine: ...
     @property
     def wakeup_fd(self) -> int: ...
@@ -49,7 +66,10 @@ class Engine:
     def work(self) -> None: ...
     def stop(self, graceful: bool = True) -> None: ...
     def close(self) -> None: ...
+    def reopen_logs(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
 
+def board_names() -> list[str]: ...
+def check_access_log_format(format: str) -> None: ...
 def note_fork(in_parent: bool) -> None: ...
 def server_run(sock: SocketLike, wsgi_app: WSGIApplication, *_statsd: Any) -> None: ...

@@ -2,8 +2,8 @@
 
 Knows: flags, variables, messages and exit codes.
 Must not know: how options are checked, addresses bound or applications found.
-Exit codes: 0 done, 1 the system refused (an address in use, a right missing), 2 usage, 4 the application cannot be
-loaded, 130 interrupted; killed by SIGTERM after SIGTERM.
+Exit codes: 0 done, 1 the system refused (an address in use, a right missing), 2 usage, 3 no worker can be started,
+4 the application cannot be loaded, 130 interrupted, 131 after SIGQUIT; killed by SIGTERM after SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,56 +11,69 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import platform
-import re
 import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from . import __version__, addresses, loader, options
-from .addresses import Address, TcpAddress
-from .options import Options
-from .server import DEFAULT_ADDRESS, Server, url_of
-from .sockets import DEFAULT_LISTEN_BACKLOG
+from . import __version__, addresses, loader, messages, options, systemd
+from .addresses import Address, InheritedAddress, TcpAddress
+from .options import HANDOVER, Options
+from .server import DEFAULT_ADDRESS, Server, announcement, url_of
+from .sockets import Listener, bind_all
 
 EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
 
-_GROUPS = {
+SHELLS = ("bash", "zsh", "fish")
+
+# The groups of options in the order of --help.
+GROUPS = {
+    "where to listen": "where to listen",
+    "processes": "processes (SIZE: 65536, 64K, 512M, 1G)",
     "concurrency": "concurrency",
     "limits": "limits",
     "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
     "protocol": "protocol",
     "proxy": "behind a proxy",
+    "logs": "logs",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and ends the process."""
     try:
-        sys.exit(_serve(_parser().strictly(arguments)))
+        sys.exit(_run(parser().strictly(arguments)))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _serve(chosen: argparse.Namespace) -> int:
+def _run(chosen: argparse.Namespace) -> int:
     try:
         # Resolved before the application is imported, which may change the environment.
-        keywords = vars(Options.resolve("bjoern", _keywords(chosen)))
-        binds = _binds(chosen, os.environ)
+        resolved = Options.resolve("bjoern", _keywords(chosen), scope="command")
+        messages.configure(resolved.log_level, resolved.log_format)
+        binds = _binds(chosen, resolved, os.environ)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))
+    _warn_of_variables(os.environ)
+    from .supervisor import starting_directory
+
+    directory = starting_directory()
     try:
-        app = loader.load(chosen.app)
-    except loader.LoadError as error:
-        sys.stderr.write(error.details)
-        _fail(EXIT_APP, str(error))
+        _settle_down(resolved)
+    except OSError as error:
+        _fail(EXIT_SYSTEM, _explained(error))
     if chosen.check:
+        _load(chosen.app)
         return 0
     try:
-        server = Server(app, binds, reuse_port=chosen.reuse_port, backlog=chosen.backlog, **keywords)
-        server.run(ready=lambda: print(_announcement(server), file=sys.stderr, flush=True))
+        if resolved.watched or HANDOVER in os.environ or systemd.watchdog_wanted():
+            _supervise(chosen.app, resolved, binds, directory)
+        else:
+            _serve(_load(chosen.app), resolved, binds)
+    except ValueError as error:
+        _fail(EXIT_USAGE, str(error))
     except socket.gaierror as error:
         _fail(EXIT_USAGE, str(error.strerror))
     except OSError as error:
@@ -68,12 +81,57 @@ def _serve(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _load(target: str) -> Any:
+    try:
+        return loader.load(target)
+    except loader.LoadError as error:
+        _fail(EXIT_APP, str(error), error.details)
+
+
+def _serve(app: Any, resolved: Options, binds: Sequence[Address]) -> None:
+    """Serves in this process."""
+    notifier = systemd.Notifier()
+    server = Server(app, binds, reuse_port=resolved.reuse_port, backlog=resolved.backlog, **resolved.server_keywords())
+
+    def ready() -> None:
+        messages.write("info", announcement([url_of(one) for one in server.addresses], resolved), bare=True)
+        notifier.send("READY=1")
+
+    server.run(ready=ready)
+
+
+def _supervise(target: str, resolved: Options, binds: Sequence[Address], directory: str) -> None:
+    """Serves in workers."""
+    from .supervisor import serve
+
+    def bind() -> list[Listener]:
+        return bind_all(binds, reuse_port=resolved.reuse_port, backlog=resolved.backlog)
+
+    serve(lambda: loader.load(target), resolved, bind, directory)
+
+
+def _settle_down(resolved: Options) -> None:
+    """Makes this process's place in the system the one that is asked for. Raises OSError."""
+    if resolved.chdir is not None:
+        try:
+            os.chdir(resolved.chdir)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot change to {resolved.chdir}: {error.strerror}") from None
+        os.environ["PWD"] = os.path.abspath(resolved.chdir)
+    if resolved.umask is not None:
+        os.umask(resolved.umask)
+    for folder in reversed(resolved.pythonpath):
+        sys.path.insert(0, os.path.abspath(folder))
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(
         prog="bjoern",
         usage="bjoern [OPTIONS] MODULE:APP",
         description="Serve a WSGI application.",
-        epilog="Every option is also a variable, BJOERN_KEEP_ALIVE for --keep-alive; the flag goes first.",
+        epilog="Every option is also a variable, BJOERN_KEEP_ALIVE for --keep-alive; the flag goes first. "
+        "PORT, WEB_CONCURRENCY (for --workers) and systemd's LISTEN_FDS are heeded, too.",
         formatter_class=lambda prog: argparse.HelpFormatter(
             prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, 80) - 1
         ),
@@ -81,44 +139,50 @@ def _parser() -> _Parser:
         add_help=False,
     )
     parser.add_argument(
-        "app", metavar="MODULE:APP", help="the application: hello:app, hello:make(), or hello for hello:application"
+        "app",
+        metavar="MODULE:APP",
+        nargs="?",
+        help="the application: hello:app, hello:make(), or hello for hello:application",
     )
     parser.add_argument("-h", "--help", action="help", help="show this and exit")
     version = f"bjoern {__version__}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     parser.add_argument("--check", action="store_true", help="load the application, check the options, and exit")
-
-    where = parser.add_argument_group("where to listen")
-    where.add_argument(
-        "-b",
-        "--bind",
-        metavar="ADDR",
-        action="append",
-        help="HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N; may be given again "
-        f"(default: {DEFAULT_ADDRESS}, or 0.0.0.0:$PORT where PORT is set)",
+    parser.add_argument(
+        "--completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        action=_Completion,
+        help="show the completion for bash, zsh or fish, and exit",
     )
-    where.add_argument("--host", help="the host of --bind HOST:PORT")
-    where.add_argument("--port", metavar="N", help="its port; 0 for a free one")
-    where.add_argument(
-        "--backlog",
-        metavar="N",
-        type=_backlog,
-        default=DEFAULT_LISTEN_BACKLOG,
-        help="connections the system queues for the server (default: %(default)s)",
-    )
-    where.add_argument("--reuse-port", action="store_true", help="let other processes bind the same port")
-
-    groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items()}
+    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
     for option in options.OPTIONS:
         kind: dict[str, Any] = {"metavar": option.unit.metavar}
         if option.unit is options.SWITCH:
             kind = {"action": argparse.BooleanOptionalAction}
+        elif option.unit in (options.ADDRESSES, options.PATHS):
+            kind["action"] = "append"
+        elif option.unit is options.LOG:
+            kind.update(nargs="?", const="-")
         help = f"{option.help} (default: {option.unit.show(option.default)})"
-        groups[option.group].add_argument(options.flag(option), default=None, help=help, **kind)
+        help = help.replace("%", "%%")  # argparse fills in what looks like a place
+        names = [option.short] if option.short else []
+        groups[option.group].add_argument(*names, options.flag(option), default=None, help=help, **kind)
+        if option.name == "bind":
+            groups[option.group].add_argument("--host", help="the host of --bind HOST:PORT")
+            groups[option.group].add_argument("--port", metavar="N", help="its port; 0 for a free one")
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class _Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        from .completion import script
+
+        print(script(given[1]), end="")
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def strictly(self, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -129,16 +193,17 @@ class _Parser(argparse.ArgumentParser):
 
             near = get_close_matches(argument.partition("=")[0], self._option_string_actions, n=1)
             self.error(f"unknown argument {argument}" + (f"; did you mean {near[0]}?" if near else ""))
+        if chosen.app is None:
+            for option in options.OPTIONS:  # what such a flag took for its file was the last argument
+                if option.unit is options.LOG and getattr(chosen, option.name) not in (None, "-"):
+                    chosen.app = getattr(chosen, option.name)
+                    setattr(chosen, option.name, "-")
+                    return chosen
+            self.error("the following arguments are required: MODULE:APP")
         return chosen
 
     def error(self, message: str) -> NoReturn:
         _fail(EXIT_USAGE, f"{message} (see bjoern --help)")
-
-
-def _backlog(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
-    return int(text)
 
 
 def _keywords(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -148,25 +213,41 @@ def _keywords(chosen: argparse.Namespace) -> dict[str, Any]:
         given = getattr(chosen, option.name)
         if isinstance(given, str):
             given = options.parse(option, given, options.flag(option))
+        elif given is not None:
+            given = options.check(option, given, options.flag(option))
         if given is not None:
             keywords[option.name] = given
     return keywords
 
 
-def _binds(chosen: argparse.Namespace, environ: Mapping[str, str]) -> list[Address]:
-    """The addresses, from --bind, --host and --port, BJOERN_BIND, PORT or the default, in this order."""
+def _binds(chosen: argparse.Namespace, resolved: Options, environ: Mapping[str, str]) -> list[Address]:
+    """The addresses, from --bind, --host and --port, LISTEN_FDS, BJOERN_BIND, PORT or the default, in this order."""
+    inherited = systemd.inherited_descriptors()
     if chosen.bind and (chosen.host is not None or chosen.port is not None):
         raise ValueError("--bind and --host or --port exclude each other; put both into --bind HOST:PORT")
     if chosen.bind:
-        return [_labelled("--bind", addresses.parse, text) for text in chosen.bind]
+        return [addresses.parse(text) for text in resolved.bind]
     port = _labelled("PORT", addresses.port_number, environ.get("PORT") or DEFAULT_ADDRESS.port)
     if chosen.host is not None or chosen.port is not None:
         if chosen.port is not None:
             port = _labelled("--port", addresses.port_number, chosen.port)
         return [addresses.from_pair(DEFAULT_ADDRESS.host if chosen.host is None else chosen.host, port)]
-    if named := environ.get("BJOERN_BIND", "").replace(",", " ").split():
-        return [_labelled("BJOERN_BIND", addresses.parse, text) for text in named]
+    if inherited:
+        return [InheritedAddress(number) for number in inherited]
+    if resolved.bind:
+        return [addresses.parse(text) for text in resolved.bind]
     return [TcpAddress("0.0.0.0" if environ.get("PORT") else DEFAULT_ADDRESS.host, port)]
+
+
+def _warn_of_variables(environ: Mapping[str, str]) -> None:
+    """Says which variables look like an option's, and are none's."""
+    known = {options.variable(option) for option in options.OPTIONS}
+    for name in sorted(environ):
+        if name.startswith("BJOERN_") and name not in known and name != HANDOVER:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(name, known, n=1, cutoff=0.8):
+                messages.warning(f"{name} is not an option's variable; did you mean {near[0]}?")
 
 
 def _labelled(label: str, read: Any, text: Any) -> Any:
@@ -176,25 +257,20 @@ def _labelled(label: str, read: Any, text: Any) -> Any:
         raise ValueError(f"{label}: {error}") from None
 
 
-def _announcement(server: Server) -> str:
-    where = ", ".join(map(url_of, server.addresses))
-    count = server.options.threads
-    threads = "1 thread" if count == 1 else f"{count} threads"
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"bjoern {__version__} listening on {where} (pid {os.getpid()}, {python}, {threads})"
-
-
 def _explained(error: OSError) -> str:
     """An error of the system; one of binding with the address and the flag to try."""
     if error.filename is None:
         return error.strerror or str(error)
-    address = addresses.parse(error.filename)
+    try:
+        address = addresses.parse(error.filename)
+    except ValueError:  # a file
+        return f"{error.filename}: {error.strerror}"
     if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
         other = TcpAddress(address.host, address.port % 65535 + 1)
         return f"address already in use: {address} (another server? try --bind {other})"
     return f"{address}: {error.strerror}"
 
 
-def _fail(code: int, message: str) -> NoReturn:
-    print(f"bjoern: error: {message}", file=sys.stderr)
+def _fail(code: int, message: str, traceback: str = "") -> NoReturn:
+    messages.error(message, traceback=traceback)
     sys.exit(code)

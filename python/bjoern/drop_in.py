@@ -6,12 +6,14 @@ Must not know: how an address is bound, how a server runs.
 
 from __future__ import annotations
 
+import os
+
 import bjoern
 
-from . import addresses, sockets
+from . import addresses, messages, sockets
 from ._bjoern import features
-from .options import check_names
-from .server import Server
+from .options import HANDOVER, OPTIONS, SCOPES, Options, check_names
+from .server import Server, check_callable
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
 TYPE_CHECKING = False
@@ -71,13 +73,24 @@ def listen(
 def run(*args: Any, statsd: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
     """Serves until a signal or the application ends it: `run(wsgi_app, host, ...)`, or `run()` after `listen`.
 
-    The arguments are those of `listen`. At the end the socket is closed and its unix path removed.
-    Raises as `listen` and `Server.run`: KeyboardInterrupt after SIGINT; RuntimeError for `run()` without `listen`.
+    The arguments are those of `listen`, and the options about processes: with `workers=4` this process watches four
+    others that serve. At the end the socket is closed and its unix path removed.
+    Raises as `listen` and `Server.run`: KeyboardInterrupt after SIGINT; RuntimeError for `run()` without `listen`;
+    SystemExit with code 3 where no worker can be started.
     """
     global _default_server
     _ignore_statsd(statsd)
     if args or kwargs:
-        listen(*args, **kwargs)
+        scopes = {option.name: option.scope for option in OPTIONS if option.scope in SCOPES["run"]}
+        options = Options.resolve("run", {name: kwargs[name] for name in kwargs if name in scopes}, scope="run")
+        messages.configure(options.log_level, options.log_format)
+        if options.umask is not None:
+            os.umask(options.umask)
+        others = {name: value for name, value in kwargs.items() if scopes.get(name) != "run"}
+        if options.watched or HANDOVER in os.environ:
+            _supervise(options, *args, **others)
+            return
+        listen(*args, **others)
     if not bjoern._default_instance or not _default_server:
         raise RuntimeError(
             "Must call bjoern.listen(wsgi_app, host, ...) before calling bjoern.run() without arguments."
@@ -86,6 +99,30 @@ def run(*args: Any, statsd: Mapping[str, Any] | None = None, **kwargs: Any) -> N
         _default_server.run()
     finally:
         bjoern._default_instance = _default_server = None
+
+
+def _supervise(
+    options: Options,
+    wsgi_app: WSGIApplication,
+    host: str,
+    port: Port = None,
+    reuse_port: bool = False,
+    listen_backlog: int = DEFAULT_LISTEN_BACKLOG,
+    **server_options: Any,
+) -> None:
+    if bjoern._default_instance:
+        raise RuntimeError("Only one global server instance possible")
+    check_callable(wsgi_app)
+    check_names("listen", server_options)
+    address = addresses.from_pair(host, port)
+    from .supervisor import serve, starting_directory
+
+    serve(
+        lambda: wsgi_app,
+        options,
+        lambda: sockets.bind_all([address], reuse_port=reuse_port, backlog=listen_backlog),
+        starting_directory(),
+    )
 
 
 def server_run(

@@ -11,10 +11,10 @@ import os
 import sys
 from _thread import allocate_lock, get_ident
 
-from . import addresses
+from . import addresses, messages
 from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
-from .options import Options
+from .options import Options, drawn
 from .sockets import DEFAULT_LISTEN_BACKLOG, bind_all, descriptor
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ class Server:
     `reuse_port` and `backlog` (connections) are those of bind(2) and listen(2); the rest are fields of `Options`.
 
     Raises TypeError where the application is not callable or an option does not exist, ValueError where an option
-    or address is malformed, OSError where an address cannot be bound; then none of them is.
+    or address is malformed, OSError where an address cannot be bound, or the access log not opened; then none is bound.
 
     `with Server(app, "127.0.0.1:0") as server:` serves in a background thread until the block ends.
     """
@@ -63,6 +63,8 @@ class Server:
         if bind is not None and sockets is not None:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
         self.options = Options.resolve("Server", options)
+        vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
+        check_access_log(self.options.access_log)
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
         self.sockets: tuple[SocketLike, ...] = tuple(
@@ -103,9 +105,7 @@ class Server:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
                 listening = [descriptor(sock) for sock in self.sockets]
-                engine = Engine(
-                    self._app, listening, self.options, self.close, lambda left: self._unfinished(signals, left)
-                )
+                engine = self._make_engine(listening, lambda left: self._unfinished(signals, left))
                 signals.wake(engine.wakeup_fd)
                 self._engine = engine
                 if self._stop is not None:
@@ -121,6 +121,9 @@ class Server:
                 self.close()
                 if self._engine is not None:  # its descriptors go with it
                     self._stats, self._engine = self._engine.stats(), None
+
+    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
+        return Engine(self._app, listening, self.options, self.close, unfinished)
 
     def _run_crew(self, engine: Engine) -> None:
         """Serves by several threads, while this one hears signals."""
@@ -154,7 +157,7 @@ class Server:
         if not requests and self._thread_id is not None:
             requests = [_request_in(self._thread_id)]
         for request in requests:
-            print(f"bjoern: ended without an answer to {request}: {reason}", file=sys.stderr)
+            messages.warning(f"ended without an answer to {request}: {reason}")
         if self.options.threads == 1:  # the only thread is the one that does not come back
             self.close()
             if self._over is not None:
@@ -173,6 +176,15 @@ class Server:
         if engine is not None:
             engine.stop(graceful)
             self.close()  # the engine has its own descriptors; while ours are open, the kernel would queue connections
+
+    def reopen_logs(self) -> None:
+        """Opens the access log by its path again, after somebody has renamed the file.
+
+        May be called from any thread or signal handler. Raises OSError where it cannot be opened; the old one stays.
+        """
+        engine = self._engine
+        if engine is not None:
+            engine.reopen_logs()
 
     def stats(self) -> dict[str, int]:
         """The engine's counters since `run` began, empty before; after `run` they stay."""
@@ -220,9 +232,32 @@ def check_callable(app: object) -> None:
         raise TypeError(f"wsgi_app must be callable with (environ, start_response), got {app!r}")
 
 
+def check_access_log(path: str | None) -> None:
+    """Raises OSError where the engine will not be able to open it, before anything is bound; makes the file."""
+    if path is None or path == "-":
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o666))
+    except OSError as error:
+        raise OSError(error.errno, f"the access log cannot be opened ({error.strerror})", path) from None
+
+
 def url_of(address: Address) -> str:
     """An address as people type it: a URL for TCP, else its own text form."""
     return f"http://{address}" if isinstance(address, TcpAddress) else str(address)
+
+
+def announcement(where: Sequence[str], options: Options, workers: str = "") -> str:
+    """The line that says that somebody listens: `where`, and by how many threads, or `workers` in words, is served."""
+    import platform
+
+    from . import __version__
+
+    served = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    if workers:
+        served = f"{workers} of {served}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"bjoern {__version__} listening on {', '.join(where)} (pid {os.getpid()}, {python}, {served})"
 
 
 def _request_in(thread_id: int) -> str:

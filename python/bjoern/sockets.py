@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Protocol
 
+    from .privileges import Identity
+
     class HasFileno(Protocol):
         def fileno(self) -> int: ...
 
@@ -47,6 +49,11 @@ class Listener:
         """Remembers that this process has just bound the socket to `path`."""
         self._path = os.path.abspath(path)  # the working directory may change
         self._made = _identity(self._path)
+
+    def give(self, identity: Identity) -> None:
+        """Gives the socket file, if any, to the user and group that serve. Raises OSError."""
+        if self._path is not None:
+            identity.own(self._path)
 
     def remove_path(self) -> None:
         """Removes the socket file, unless another process (a parent, a successor) owns it or it is gone."""

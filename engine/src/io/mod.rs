@@ -10,9 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use platform::block_signals;
+pub(crate) use platform::calendar;
 pub use system::{Bell, System, SystemSocket, SystemWaker, note_fork};
 
-/// Milliseconds since the server was made, on a clock that never goes back.
+/// Milliseconds on a clock that never goes back.
 pub type Millis = u64;
 
 /// What [`Net::wait`] reports.

@@ -35,7 +35,6 @@ pub struct System {
     listeners: Vec<Listener>,
     woken: UnixStream,
     waker: SystemWaker,
-    start: Millis,
 }
 
 struct Listener {
@@ -77,7 +76,6 @@ impl System {
             listeners,
             woken,
             waker: SystemWaker(Arc::new(waker)),
-            start: platform::monotonic(),
         })
     }
 
@@ -153,7 +151,7 @@ impl Net for System {
     }
 
     fn elapsed(&self) -> Millis {
-        platform::monotonic().saturating_sub(self.start)
+        platform::monotonic()
     }
 
     fn calendar(&self) -> u64 {

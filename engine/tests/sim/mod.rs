@@ -63,6 +63,7 @@ pub struct Wire {
     due: Millis,
     connected: bool,
     pub accepted: bool,
+    pub accepted_at: Millis,
     registered: Option<usize>,
     /// Sent by the peer and not received by the server.
     inbound: VecDeque<u8>,
@@ -421,6 +422,7 @@ impl Net for SimNet {
         match world.wires.iter().position(|wire| wire.connected && !wire.accepted) {
             Some(wire) => {
                 world.wires[wire].accepted = true;
+                world.wires[wire].accepted_at = world.now;
                 Ok((SimSocket { world: self.world.clone(), wire }, Peer::default()))
             }
             None => {
