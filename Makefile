@@ -70,10 +70,6 @@ test-all:
 # A CPython without GIL (PEP 703), built once a user. That the tests are not run beside each other in threads of one
 # process (pytest-run-parallel) has a reason: they look at servers in processes of their own, so it would be pytest and
 # the clients that are stressed. What several threads do to one server at once is in tests/test_threads.py.
-#
-# Left out is what blocks all threads but one and counts on that one: with a loop a core, each has its own part of the
-# threads, and who comes to a loop whose threads are all blocked waits for them.
-ONE_CREW := test_crew.py test_ends.py test_deadlines.py test_shedding.py
 free-threaded:
 	@mkdir -p .venvs; said=.venvs/free-threaded.log; \
 	echo "Looking for a free-threaded CPython; to build one takes minutes"; \
@@ -83,7 +79,7 @@ free-threaded:
 	venv=.venvs/$${python##*/python}; \
 	[ -x $$venv/bin/python ] || rm -rf $$venv; \
 	echo "== $$($$python --version), free-threaded"; \
-	$(MAKE) --no-print-directory python-test PYTHON=$$python VENV=$$venv PYTEST="$(ONE_CREW:%=--ignore=tests/%)"
+	$(MAKE) --no-print-directory python-test PYTHON=$$python VENV=$$venv
 
 frameworks: build $(VENV)/.tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/frameworks/requirements.txt

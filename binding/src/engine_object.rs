@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
@@ -22,7 +22,7 @@ use crate::wsgi::{Hooks, Limits, Site, Wsgi};
 /// After the end, for a thread that is in no call: it may be in the `close()` of a response that nobody waits for any more.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
-/// The event loops on sockets that already listen: one, or, without the GIL and with several threads, one a core.
+/// A server on sockets that already listen, with one event loop or, without the GIL and with several threads, one a core.
 ///
 /// `listeners` are descriptors; they are duplicated, the caller keeps its own. `options` has the fields of
 /// `bjoern.Options` as attributes.
@@ -39,11 +39,9 @@ const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 /// socket that does not listen, or a board that is none; TypeError for an application that cannot be called.
 #[pyclass(module = "bjoern", frozen)]
 pub struct Engine {
-    servers: Vec<Arc<Server<System, Wsgi>>>,
+    server: Arc<Server<System, Wsgi>>,
     site: Arc<Site>,
     log: Option<Arc<AccessLog>>,
-    /// Threads that have come to work.
-    came: AtomicUsize,
     started: AtomicBool,
 }
 
@@ -90,25 +88,9 @@ impl Engine {
         };
         let log = access_log(options)?.map(Arc::new);
         let books = Books { counters: Arc::new(counters), log: log.clone() };
-        let loops = nets.len();
-        let mut first_thread = 0;
-        let servers = nets.into_iter().enumerate().map(|(index, net)| {
-            let share = |whole: usize| whole / loops + usize::from(index < whole % loops);
-            let limited = |whole: usize| if whole == 0 { 0 } else { share(whole).max(1) };
-            let config = Config {
-                threads: share(threads),
-                loops,
-                max_queue: limited(config.max_queue),
-                max_connections: limited(config.max_connections),
-                ..config.clone()
-            };
-            let wsgi = site.for_loop(first_thread);
-            first_thread += config.threads;
-            Arc::new(Server::with_books(net, wsgi, config, books.clone()))
-        });
-        let servers: Vec<_> = servers.collect();
-        let _ = site.stoppers.set(servers.iter().map(|server| server.stopper()).collect());
-        Ok(Engine { servers, site, log, came: AtomicUsize::new(0), started: AtomicBool::new(false) })
+        let server = Arc::new(Server::with_books(nets, Wsgi { site: site.clone() }, config, books));
+        let _ = site.stopper.set(server.stopper());
+        Ok(Engine { server, site, log, started: AtomicBool::new(false) })
     }
 
     /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
@@ -116,14 +98,14 @@ impl Engine {
     fn wakeup_fd(&self) -> RawFd {
         match self.site.bell() {
             Some(bell) => bell.as_fd().as_raw_fd(),
-            None => self.servers[0].waker().as_fd().as_raw_fd(),
+            None => self.server.waker().as_fd().as_raw_fd(),
         }
     }
 
     /// How many of several threads are in `work()`; after `run()`, those whose call of the application has not come back.
     #[getter]
     fn at_work(&self) -> usize {
-        self.servers.iter().map(|server| server.at_work()).sum()
+        self.server.at_work()
     }
 
     /// Serves until stopped and drained, once. With several threads, each of them must be in `work()`, and the calling
@@ -137,7 +119,7 @@ impl Engine {
         }
         let result = match self.site.bell() {
             Some(bell) => self.oversee(py, bell),
-            None => Ok(self.servers[0].run()?),
+            None => Ok(self.server.run()?),
         };
         self.site.await_reports(py);
         match self.site.take_raised() {
@@ -148,8 +130,7 @@ impl Engine {
 
     /// One of several threads' share of the work, until the engine ends; `run()` raises what fails here.
     fn work(&self, py: Python<'_>) {
-        let came = self.came.fetch_add(1, Ordering::AcqRel);
-        if let Err(error) = self.servers[came % self.servers.len()].work() {
+        if let Err(error) = self.server.work() {
             self.site.end_with(py, error.into());
         }
     }
@@ -159,15 +140,13 @@ impl Engine {
     #[pyo3(signature = (graceful=true))]
     fn stop(&self, graceful: bool) {
         // Where no thread comes back from the application, it is the watch that ends the server; without one it would wait.
-        for server in &self.servers {
-            let _ = server.begin_watch();
-        }
+        let _ = self.server.begin_watch();
         self.site.stop(graceful);
     }
 
     /// Ends what `stop()` has begun, where `run()` never will: once all threads have left `work()`.
     fn close(&self) {
-        self.servers.iter().for_each(|server| server.end_watch());
+        self.server.end_watch();
     }
 
     /// Opens the access log anew by its path, which may have been renamed meanwhile.
@@ -186,7 +165,7 @@ impl Engine {
     /// Counts since the start, by name.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        for (name, count) in self.servers[0].counters().all() {
+        for (name, count) in self.server.counters().all() {
             stats.set_item(name, count)?;
         }
         Ok(stats)
@@ -196,11 +175,11 @@ impl Engine {
 impl Engine {
     /// Waits for the threads that work, and hears signals meanwhile.
     fn oversee(&self, py: Python<'_>, bell: &Bell) -> PyResult<()> {
-        let begun: Result<Vec<()>, _> = self.servers.iter().map(|server| server.begin_watch()).collect();
+        let begun = self.server.begin_watch();
         let mut end = None;
         let result = begun.map_err(PyErr::from).and_then(|_| {
             loop {
-                let has_ended = self.servers.iter().all(|server| server.has_ended());
+                let has_ended = self.server.has_ended();
                 if has_ended && self.at_work() <= self.site.in_calls(py) {
                     return Ok(());
                 }
@@ -223,7 +202,7 @@ impl Engine {
         if result.is_ok() && self.at_work() > 0 {
             self.site.tell_unfinished(py);
         }
-        self.servers.iter().for_each(|server| server.end_watch());
+        self.server.end_watch();
         result
     }
 }
@@ -308,7 +287,6 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         max_requests: options.getattr("max_requests")?.extract()?,
         require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
-        loops: 1,
         trusted,
         proxy_protocol: options.getattr("proxy_protocol")?.extract()?,
         server_header: server_header.map(String::into_bytes),

@@ -62,20 +62,17 @@ impl Desk {
     }
 }
 
-/// A WSGI application, as one loop has it.
-#[derive(Clone)]
+/// A WSGI application, as the engine has it.
 pub struct Wsgi {
     pub site: Arc<Site>,
-    /// The number of the loop's first thread among all.
-    first_thread: usize,
 }
 
-/// A WSGI application and what serving it takes, for all loops together.
+/// A WSGI application and what serving it takes.
 pub struct Site {
     application: Py<PyAny>,
     environs: Environs,
     /// End the server when the application asks for it by SystemExit.
-    pub stoppers: OnceLock<Vec<Stopper<SystemWaker>>>,
+    pub stopper: OnceLock<Stopper<SystemWaker>>,
     hooks: Hooks,
     pub limits: Limits,
     /// Somebody looks at what threads do.
@@ -118,7 +115,7 @@ impl Site {
         Arc::new(Site {
             application,
             environs,
-            stoppers: OnceLock::new(),
+            stopper: OnceLock::new(),
             hooks,
             limits,
             is_watched,
@@ -127,11 +124,6 @@ impl Site {
             raised: Mutex::default(),
             reports: Mutex::default(),
         })
-    }
-
-    /// As one loop has it, whose first thread has that number among all.
-    pub fn for_loop(self: &Arc<Site>, first_thread: usize) -> Wsgi {
-        Wsgi { site: self.clone(), first_thread }
     }
 
     /// What the collector must see.
@@ -144,9 +136,9 @@ impl Site {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Ends all loops.
+    /// Ends the server.
     pub fn stop(&self, graceful: bool) {
-        self.stoppers.get().into_iter().flatten().for_each(|stopper| stopper.stop(graceful));
+        self.stopper.get().into_iter().for_each(|stopper| stopper.stop(graceful));
     }
 
     /// An exception that ends the server after a drain; the first one counts.
@@ -158,7 +150,7 @@ impl Site {
         self.drain(py);
     }
 
-    /// Ends all loops by itself, which is told first.
+    /// Ends the server by itself, which is told first.
     fn drain(&self, py: Python<'_>) {
         self.stop(true);
         let draining = self.hooks.draining.bind(py);
@@ -223,7 +215,7 @@ impl Site {
 impl Wsgi {
     /// The ticket of the thread at `post`.
     fn ticket(&self, post: usize) -> Option<&OnceLock<Arc<Ticket>>> {
-        self.site.tickets.get(self.first_thread.checked_add(post)?)
+        self.site.tickets.get(post)
     }
 
     /// Calls the application and sends what can be sent of its answer.

@@ -165,6 +165,8 @@ struct MemoryNet {
     queued: bool,
     /// The connection that is kept.
     kept: Option<usize>,
+    /// The clock stands still until there are no more arrivals.
+    now: Millis,
 }
 
 #[derive(Clone)]
@@ -178,10 +180,13 @@ impl Net for MemoryNet {
     type Socket = MemorySocket;
     type Waker = NoWaker;
 
-    fn wait(&mut self, _timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let readable = Readiness { readable: true, ..Readiness::default() };
         events.push(match self.kept {
-            _ if self.left.load(Ordering::Relaxed) == 0 => Event::Woken,
+            _ if self.left.load(Ordering::Relaxed) == 0 => {
+                self.now += timeout.map_or(0, |timeout| timeout.as_millis() as Millis);
+                Event::Woken
+            }
             Some(token) => Event::Socket(token, readable),
             None => {
                 self.queued = true;
@@ -215,7 +220,7 @@ impl Net for MemoryNet {
     }
 
     fn elapsed(&self) -> Millis {
-        0
+        self.now
     }
 
     fn calendar(&self) -> u64 {
@@ -236,7 +241,7 @@ fn main() {
     };
     let Traffic { arrival, requests, closes } = traffic;
     let left = Arc::new(AtomicUsize::new(arrivals));
-    let net = MemoryNet { arrival: arrival.into(), left, closes, queued: false, kept: None };
+    let net = MemoryNet { arrival: arrival.into(), left, closes, queued: false, kept: None, now: 0 };
     let server = Arc::new(Server::new(net, Constant, Config::default()));
     let start = Instant::now();
     server.run().unwrap();

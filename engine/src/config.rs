@@ -26,8 +26,6 @@ pub struct Config {
     pub keep_alive: Duration,
     /// For a drain: what is not answered by then is cut.
     pub graceful_timeout: Duration,
-    /// Loops that share the process's open files.
-    pub loops: usize,
     /// Open connections; past it the server stops accepting until one ends. 0: the soft limit of open files less a reserve.
     pub max_connections: usize,
     /// Threads that run the application.
@@ -78,7 +76,6 @@ impl Default for Config {
             write_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(75),
             graceful_timeout: Duration::from_secs(30),
-            loops: 1,
             max_connections: 0,
             threads: 1,
             timeout: Duration::ZERO,

@@ -306,9 +306,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     }
 
     /// Whether news of this kind concern the connection: room to send in is no news where nothing waits to be sent.
-    pub(crate) fn cares_for(&mut self, news: Readiness) -> bool {
+    /// `gives_way`: who sends nothing more while it waits for a thread is taken to have gone.
+    pub(crate) fn cares_for(&mut self, news: Readiness, gives_way: bool) -> bool {
         self.ready.merge(news);
-        self.gone |= self.queued && (news.read_closed || news.hung_up);
+        self.gone |= self.queued && (news.hung_up || (news.read_closed && gives_way));
         news.readable || news.hung_up || news.read_closed || !self.outbox.is_empty()
     }
 

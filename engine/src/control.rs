@@ -37,19 +37,19 @@ impl Control {
 #[derive(Clone)]
 pub struct Stopper<W> {
     control: Arc<Control>,
-    waker: W,
+    wakers: Arc<[W]>,
     watch: Arc<Watch>,
 }
 
 impl<W: Waker> Stopper<W> {
-    pub(crate) fn new(control: Arc<Control>, waker: W, watch: Arc<Watch>) -> Stopper<W> {
-        Stopper { control, waker, watch }
+    pub(crate) fn new(control: Arc<Control>, wakers: Arc<[W]>, watch: Arc<Watch>) -> Stopper<W> {
+        Stopper { control, wakers, watch }
     }
 
     /// Ends the server: `graceful`, after the requests in flight and no later than `graceful_timeout`; else at once.
     pub fn stop(&self, graceful: bool) {
         self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
-        self.waker.wake();
+        self.wakers.iter().for_each(Waker::wake);
         self.watch.call(); // there may be nobody to hear the waker
     }
 }

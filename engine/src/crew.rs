@@ -4,22 +4,38 @@
 //! *out* for that, and nobody leads meanwhile. If it stays out, a *follower* is called and leads in its place; who comes
 //! back and finds the loop led by another *hands in* the connection that it has served, and follows.
 //!
+//! Where there are several loops, each has its crew, and the followers are of all: who rests leads whichever calls. Where
+//! nobody rests, a leader who would wait for news can be *wanted* at a loop that nobody leads.
+//!
 //! Must not know: the loop, connections, what a call is. Invariant: one leader at a time; what is handed in is taken by a
 //! leader, or given back once the crew has ended; nobody waits for the loop but those who rest.
 
+use std::sync::Arc;
+
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 
-/// The threads of one loop. `R` is what is handed in, by the name of the place it came from.
+/// Who leads one loop, and what those hand in who do not. `R` is what is handed in, by the name of the place it came from.
 pub(crate) struct Crew<R> {
+    /// Which of the crews that have the same followers.
+    index: usize,
     led: AtomicBool,
     exchange: Mutex<Exchange<R>>,
     /// How much there is in the exchange.
     handed_in: AtomicUsize,
+    ended: AtomicBool,
+    followers: Arc<Followers>,
+}
+
+/// The threads that rest, be it that one loop has them or several.
+pub(crate) struct Followers {
     rest: Mutex<Rest>,
     called: Condvar,
     /// How many rest, as a hint that needs no lock.
     resting: AtomicUsize,
-    ended: AtomicBool,
+    /// Crews that have not ended.
+    open: AtomicUsize,
+    /// Which crew wants the leader of another, above 0.
+    wanted: AtomicUsize,
 }
 
 struct Exchange<R> {
@@ -31,9 +47,10 @@ struct Exchange<R> {
 
 #[derive(Default)]
 struct Rest {
-    /// Calls that nobody has heard yet.
-    calls: usize,
+    /// Crews that have called, and whom nobody has heard yet; none twice.
+    calls: Vec<usize>,
     resting: usize,
+    /// All crews have.
     ended: bool,
 }
 
@@ -48,28 +65,39 @@ pub(crate) enum HandedIn<R> {
     Back(R),
 }
 
-impl<R> Default for Crew<R> {
-    fn default() -> Self {
-        let exchange = Exchange { handed_in: Vec::new(), missed: Vec::new(), ended: false };
-        Crew {
-            led: AtomicBool::new(false),
-            exchange: Mutex::new(exchange),
-            handed_in: AtomicUsize::new(0),
+impl Followers {
+    /// Those of so many crews.
+    fn of(crews: usize) -> Arc<Followers> {
+        Arc::new(Followers {
             rest: Mutex::default(),
             called: Condvar::new(),
             resting: AtomicUsize::new(0),
-            ended: AtomicBool::new(false),
-        }
-    }
-}
-
-impl<R> Crew<R> {
-    fn exchange(&self) -> MutexGuard<'_, Exchange<R>> {
-        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+            open: AtomicUsize::new(crews),
+            wanted: AtomicUsize::new(0),
+        })
     }
 
     fn rest_place(&self) -> MutexGuard<'_, Rest> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Crew<R> {
+    /// So many crews, which have the same followers.
+    pub(crate) fn several(crews: usize) -> impl Iterator<Item = Crew<R>> {
+        let followers = Followers::of(crews);
+        (0..crews).map(move |index| Crew {
+            index,
+            led: AtomicBool::new(false),
+            exchange: Mutex::new(Exchange { handed_in: Vec::new(), missed: Vec::new(), ended: false }),
+            handed_in: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            followers: followers.clone(),
+        })
+    }
+
+    fn exchange(&self) -> MutexGuard<'_, Exchange<R>> {
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the lead, if nobody has it.
@@ -101,8 +129,15 @@ impl<R> Crew<R> {
     /// rest, and what it had handed in may have been taken: it is called before it is there.
     pub(crate) fn step_back(&self) {
         self.led.store(false, Ordering::SeqCst);
-        self.rest_place().calls = 1;
-        self.called.notify_one();
+        self.call_in(self.followers.rest_place());
+    }
+
+    fn call_in(&self, mut rest: MutexGuard<'_, Rest>) {
+        if !rest.calls.contains(&self.index) {
+            rest.calls.push(self.index);
+        }
+        drop(rest);
+        self.followers.called.notify_one();
     }
 
     /// Leaves `returned` for the leader. To be followed by another [`Crew::claim`]: the leader may be out by now.
@@ -148,7 +183,7 @@ impl<R> Crew<R> {
 
     /// Whether somebody could be called.
     pub(crate) fn has_rest(&self) -> bool {
-        self.resting.load(Ordering::SeqCst) > 0
+        self.followers.resting.load(Ordering::SeqCst) > 0
     }
 
     /// Calls one of those who rest, to take the lead.
@@ -156,47 +191,61 @@ impl<R> Crew<R> {
         if !self.has_rest() {
             return; // who is out looks by itself when it comes back
         }
-        let mut rest = self.rest_place();
+        let rest = self.followers.rest_place();
         // One on its way is enough: it calls the next if it goes out, too.
-        if rest.calls == 0 && rest.resting > 0 {
-            rest.calls = 1;
-            drop(rest);
-            self.called.notify_one();
+        if rest.calls.len() < rest.resting && !rest.calls.contains(&self.index) {
+            self.call_in(rest);
         }
     }
 
-    /// Waits to be called; `false` when the crew has ended. `nobody_leads` is called where the leader is out by now: it has
-    /// seen nobody whom it could leave the loop to.
-    pub(crate) fn rest(&self, nobody_leads: impl FnOnce()) -> bool {
-        let mut rest = self.rest_place();
+    /// Waits to be called: by which crew; nothing when all have ended. `nobody_leads` is called where the leader is out by
+    /// now: it has seen nobody whom it could leave the loop to.
+    pub(crate) fn rest(&self, nobody_leads: impl FnOnce()) -> Option<usize> {
+        let followers = &self.followers;
+        let mut rest = followers.rest_place();
         rest.resting += 1;
-        self.resting.store(rest.resting, Ordering::SeqCst);
+        followers.resting.store(rest.resting, Ordering::SeqCst);
         // Between the last claim and now the leader may have gone out, and found nobody to call.
         if !self.is_led() {
-            if self.has_returns() {
-                rest.calls = 1;
-            } else {
+            if !self.has_returns() {
                 nobody_leads();
+            } else if !rest.calls.contains(&self.index) {
+                rest.calls.push(self.index);
             }
         }
-        while rest.calls == 0 && !rest.ended {
-            rest = self.called.wait(rest).unwrap_or_else(PoisonError::into_inner);
+        while rest.calls.is_empty() && !rest.ended {
+            rest = followers.called.wait(rest).unwrap_or_else(PoisonError::into_inner);
         }
         rest.resting -= 1;
-        self.resting.store(rest.resting, Ordering::SeqCst);
-        rest.calls = rest.calls.saturating_sub(1);
-        !rest.ended
+        followers.resting.store(rest.resting, Ordering::SeqCst);
+        if rest.ended { None } else { Some(rest.calls.remove(0)) }
     }
 
-    /// The leader's: nobody leads any more, and those who rest may go. What has been handed in is given back.
+    /// Says that a leader of another crew, who would wait otherwise, is wanted here. To be followed by a use of the wakers.
+    pub(crate) fn want(&self) {
+        self.followers.wanted.store(self.index + 1, Ordering::SeqCst);
+    }
+
+    /// The leader's, who has nothing to do: where another crew wants it. That is told to one.
+    #[inline]
+    pub(crate) fn wanted_at(&self) -> Option<usize> {
+        if self.followers.wanted.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        self.followers.wanted.swap(0, Ordering::SeqCst).checked_sub(1).filter(|crew| *crew != self.index)
+    }
+
+    /// The leader's: nobody leads this loop any more. What has been handed in is given back, and once all crews have ended,
+    /// those who rest may go.
     pub(crate) fn end(&self) -> Vec<(usize, R)> {
         let mut exchange = self.exchange();
         exchange.ended = true;
         let left = std::mem::take(&mut exchange.handed_in);
         drop(exchange);
-        self.rest_place().ended = true;
-        self.ended.store(true, Ordering::SeqCst);
-        self.called.notify_all();
+        if !self.ended.swap(true, Ordering::SeqCst) && self.followers.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.followers.rest_place().ended = true;
+        }
+        self.followers.called.notify_all();
         left
     }
 }

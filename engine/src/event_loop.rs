@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::connection::{Connection, Desk, Turn, Verdict};
 use crate::counters::Cell;
 use crate::io::{Event, Millis, Net, Readiness};
-use crate::server::Server;
+use crate::server::{Lane, Server};
+use crate::sync::Ordering;
 use crate::timeouts::{Timeout, Timeouts};
-use crate::watch::Watch;
 
 /// Connections taken from one listener's queue in a turn, before those that are open have theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -77,6 +77,8 @@ pub(crate) struct Task<N: Net, A: App<N::Socket>> {
 pub(crate) enum Next<N: Net, A: App<N::Socket>> {
     /// Goes out to serve a connection.
     Serve(Task<N, A>),
+    /// Goes to lead the loop of that index, since there is nothing to do here.
+    Leave(usize),
     /// Abandons connections that could not be kept: not while it holds the loop, since that may call the application.
     Abandon(Vec<Box<Connection<N::Socket, A>>>),
     /// Nothing more: the server has ended.
@@ -88,6 +90,8 @@ pub(crate) type Returned<S, A> = Option<(Box<Connection<S, A>>, Verdict)>;
 
 /// What only one thread at a time can hold.
 pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
+    /// Which of the server's.
+    index: usize,
     net: N,
     events: Vec<Event>,
     slots: Slab<Slot<N, A>>,
@@ -96,8 +100,6 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     ready: VecDeque<usize>,
     /// Those whose request is whole and waits for a thread, or that go on with a response: see [`Loop::usher`].
     waiting: VecDeque<usize>,
-    /// How many of them are requests.
-    queued_requests: usize,
     /// Connections that are out.
     out: usize,
     /// Tasks handed out, now and at the watch's last look.
@@ -135,7 +137,8 @@ const TOKEN_BITS: u32 = usize::BITS / 2;
 const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
 
 impl<N: Net, A: App<N::Socket>> Loop<N, A> {
-    pub(crate) fn new(net: N, config: &Config) -> Self {
+    /// The loop `index` of so many, which share the process's open files and `max_connections`.
+    pub(crate) fn new(net: N, config: &Config, index: usize, loops: usize) -> Self {
         let millis = |duration: Duration| duration.as_millis().try_into().unwrap_or(Millis::MAX);
         let timeouts = Timeouts::new(|kind| match kind {
             Timeout::Head => millis(config.header_timeout),
@@ -148,11 +151,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let max_connections = match config.max_connections {
             0 => net.open_files().map_or(usize::MAX, |files| {
                 let for_connections = files - RESERVED_FILES.min(files / 2);
-                (usize::try_from(for_connections).unwrap_or(usize::MAX) / config.loops.max(1)).max(1)
+                (usize::try_from(for_connections).unwrap_or(usize::MAX) / loops).max(1)
             }),
-            limit => limit,
+            limit => (limit / loops + usize::from(index < limit % loops)).max(1),
         };
         Loop {
+            index,
             accepting: vec![false; net.listeners()],
             net,
             events: Vec::new(),
@@ -160,7 +164,6 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             timeouts,
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
-            queued_requests: 0,
             out: 0,
             departures: 0,
             departures_seen: 0,
@@ -198,16 +201,26 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     return Ok(Next::Serve(task));
                 }
             }
-            self.release(&server.watch);
+            let lane = self.lane(server);
+            self.release(lane);
             if !self.ready.is_empty() {
                 continue; // who could not send all of it
             }
             match self.phase {
                 Phase::Draining(_) if self.slots.is_empty() => return Ok(Next::End),
                 Phase::Draining(until) if self.net.elapsed() >= until => return Ok(Next::End),
-                _ => self.wait(server)?,
+                _ => {}
             }
+            if let Some(wanted) = lane.crew.wanted_at() {
+                return Ok(Next::Leave(wanted));
+            }
+            self.wait(server)?;
         }
+    }
+
+    /// What the others know of it.
+    fn lane<'a>(&self, server: &'a Server<N, A>) -> &'a Lane<N, A> {
+        &server.lanes[self.index]
     }
 
     /// Takes the connection out of its slot, to be served.
@@ -216,7 +229,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         slot.queued = false;
         let connection = slot.connection.take()?;
         if connection.queued {
-            self.queued_requests -= 1;
+            server.queued_requests.fetch_sub(1, Ordering::Relaxed);
             server.books.counters.queue(false);
         }
         self.out += 1;
@@ -232,14 +245,14 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     /// Takes what other threads have served and handed in.
     #[inline]
     fn take_returned(&mut self, server: &Server<N, A>) {
-        if server.crew.has_returns() {
+        if self.lane(server).crew.has_returns() {
             self.settle_returned(server);
         }
     }
 
     #[cold]
     fn settle_returned(&mut self, server: &Server<N, A>) {
-        for (token, returned) in server.crew.take() {
+        for (token, returned) in self.lane(server).crew.take() {
             match returned {
                 Some((connection, verdict)) => self.settle(token, connection, verdict, server),
                 None => self.forget(token, server),
@@ -248,12 +261,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Sends the answers that were held.
-    fn release(&mut self, watch: &Watch) {
+    fn release(&mut self, lane: &Lane<N, A>) {
         self.releases = self.releases.wrapping_add(1);
         if self.holding.is_empty() {
             return;
         }
-        watch.loop_released();
+        lane.note_released();
         let mut holding = std::mem::take(&mut self.holding);
         for token in holding.drain(..) {
             if let Some(slot) = self.slots.get_mut(token)
@@ -267,14 +280,14 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.holding = holding;
     }
 
-    /// A look of the watch: sends the answers that were held at the last one and still are. Whether the leader has been
-    /// out since then, for the same errand.
-    pub(crate) fn look(&mut self, watch: &Watch) -> bool {
+    /// A look of the watch: sends the answers that were held at the last one and still are. Whether a leader would have
+    /// been out since then, for the same errand, or gone.
+    pub(crate) fn look(&mut self, lane: &Lane<N, A>) -> bool {
         if self.releases == self.releases_seen {
-            self.release(watch);
+            self.release(lane);
         }
         self.releases_seen = self.releases;
-        let is_stuck = self.departures == self.departures_seen && self.out > 0;
+        let is_stuck = self.departures == self.departures_seen;
         self.departures_seen = self.departures;
         is_stuck
     }
@@ -317,11 +330,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Stands in for the leader while all threads are out: takes what has come, as far as that needs no application. A
-    /// request that is whole waits for a thread, and is refused where `max_queue` of them do already.
+    /// request that is whole waits for a thread, and is refused where `max_queue` of them do already. Whether somebody
+    /// waits.
     ///
     /// # Errors
     /// What the kernel says of the poller.
-    pub(crate) fn usher(&mut self, desk: &mut Desk<A::Desk>, server: &Server<N, A>) -> io::Result<()> {
+    pub(crate) fn usher(&mut self, desk: &mut Desk<A::Desk>, server: &Server<N, A>) -> io::Result<bool> {
         self.take_returned(server);
         self.net.wait(Some(Duration::ZERO), &mut self.events)?;
         self.sort(server);
@@ -335,14 +349,15 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                 Some(timeout) => connection.expire(timeout, desk, &turn),
                 None => connection.serve(desk, &turn),
             };
-            if connection.queued && self.queued_requests >= server.config.max_queue {
+            let most = if server.config.max_queue == 0 { usize::MAX } else { server.config.max_queue };
+            if connection.queued && server.queued_requests.load(Ordering::Relaxed) >= most {
                 (connection, verdict) = connection.shed(desk, &turn);
             }
             self.settle(token, connection, verdict, server);
         }
         self.lost.clear(); // none has a response under way
         self.departures_seen = self.departures;
-        Ok(())
+        Ok(!self.waiting.is_empty())
     }
 
     /// The time, as deadlines are counted.
@@ -405,12 +420,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let Some(connection) = &mut slot.connection else {
             slot.news.merge(news);
-            if server.crew.miss(token) {
+            if self.lane(server).crew.miss(token) {
                 self.take_returned(server);
             }
             return;
         };
-        if connection.cares_for(news) {
+        if connection.cares_for(news, server.config.max_queue > 0) {
             if connection.is_gone() {
                 // It leaves its place to others.
                 self.waiting.retain(|waiting| *waiting != token);
@@ -437,6 +452,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         verdict: Verdict,
         server: &Server<N, A>,
     ) {
+        let lane = self.lane(server);
         let slot = &mut self.slots[token];
         // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
         let kept =
@@ -451,12 +467,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.out -= 1;
         slot.registered = true;
         if connection.queued {
-            self.queued_requests += 1;
+            server.queued_requests.fetch_add(1, Ordering::Relaxed);
             server.books.counters.queue(true);
         }
         if connection.holds {
             self.holding.push(token);
-            server.watch.loop_holds();
+            lane.note_held(&server.watch);
         }
         slot.connection = Some(connection);
         let news = std::mem::take(&mut slot.news);
@@ -478,7 +494,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             }
         }
         if news != Readiness::default() {
-            server.crew.meet(token);
+            lane.crew.meet(token);
             self.note(token, news, server);
         }
     }
@@ -487,7 +503,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     fn forget(&mut self, token: usize, server: &Server<N, A>) {
         let slot = self.slots.remove(token);
         if slot.news != Readiness::default() {
-            server.crew.meet(token);
+            self.lane(server).crew.meet(token);
         }
         self.out -= 1;
         self.timeouts.disarm(token);

@@ -35,8 +35,6 @@ pub(crate) struct Watch {
     ended: AtomicBool,
     keeper: OnceLock<Thread>,
     ticks: AtomicU32,
-    /// The loop holds answers.
-    loop_holds: AtomicBool,
     /// One for each thread that runs the application.
     posts: Box<[Post]>,
     /// Calls are counted, and the watch called for each.
@@ -158,7 +156,6 @@ impl Watch {
             ended: AtomicBool::new(false),
             keeper: OnceLock::new(),
             ticks: AtomicU32::new(0),
-            loop_holds: AtomicBool::new(false),
             posts: (0..threads.max(1)).map(|_| Post::default()).collect(),
             counts_calls,
         }
@@ -180,25 +177,6 @@ impl Watch {
     /// Ticks so far: a coarse clock for how long the application takes, which stands still while nothing is held.
     pub(crate) fn ticks(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the loop holds answers now.
-    pub(crate) fn loop_holds(&self) {
-        // Either this is seen by the watch before it sleeps, or the call behind it finds it asleep.
-        if !self.loop_holds.load(Ordering::Relaxed) {
-            self.loop_holds.store(true, Ordering::SeqCst);
-            self.call();
-        }
-    }
-
-    /// Notes that the loop holds nothing any more.
-    pub(crate) fn loop_released(&self) {
-        self.loop_holds.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the loop holds nothing.
-    pub(crate) fn is_loop_quiet(&self) -> bool {
-        !self.loop_holds.load(Ordering::SeqCst)
     }
 
     /// Calls the watch if it sleeps.

@@ -109,7 +109,7 @@ fn peer(acts: Vec<Act>) -> (usize, Vec<Act>) {
 
 fn serve(world: &Shared, page: Page, config: Config, books: Books) -> Server<SimNet, Page> {
     let (net, end) = SimNet::new(world.clone());
-    let server = Server::with_books(net, page, config, books);
+    let server = Server::with_books(vec![net], page, config, books);
     end.set(server.stopper()).ok();
     server.run_with(|| {}).unwrap();
     server

@@ -48,7 +48,7 @@ fn run(seed: u64) {
     let path = folder.path().join("log");
     let log = AccessLog::open(path.clone(), LogFormat::parse("%(s)s %(B)s").unwrap()).unwrap();
     let books = Books { counters: Arc::new(Counters::on_board(row, 0).unwrap()), log: Some(Arc::new(log)) };
-    let server = Arc::new(Server::with_books(net, Anything::new(world.clone(), pace), config, books));
+    let server = Arc::new(Server::with_books(vec![net], Anything::new(world.clone(), pace), config, books));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
     if pace == Pace::Looks {

@@ -1,5 +1,5 @@
 //! The whole server with several threads, under every interleaving that shuttle comes upon: `make model`. The application
-//! sleeps now and then, so the loop changes hands; a thread plays the watch, another ends the server. A failing seed is named:
+//! sleeps now and then, so the loop, or each of two, changes hands; a thread plays the watch, another ends the server. A failing seed is named:
 //! `SEED=n` runs it again, and the schedule, of which shuttle says where it lies, is played alone by `SEED=n SCHEDULE=path`.
 //!
 //! Here is how it works: 1. a seed makes peers and a configuration; 2. they are played in some schedules, of a seed, too;
@@ -45,7 +45,7 @@ type Simulated = Server<SimNet, Anything>;
 fn run(seed: u64) {
     let world = Shared::new(seed, Vec::new());
     let mut asked = Vec::new();
-    let (config, stop) = {
+    let (config, loops, stop) = {
         let mut made = world.lock();
         made.torn = made.random(2) == 0;
         let peers: Vec<_> = (0..1 + made.random(5)).map(|wire| script(&mut made, wire)).collect();
@@ -72,11 +72,14 @@ fn run(seed: u64) {
             wanted.may_be_cut = stop.is_some() || config.max_queue == 1 || may_seem_gone;
             asked.push(wanted);
         }
-        (config, stop)
+        let loops = 1 + made.random(2).min(config.threads - 1);
+        (config, loops, stop)
     };
     if std::env::var_os("SEED").is_some() {
         let Config { threads, max_connections, max_queue, graceful_timeout, .. } = &config;
-        println!("{threads} threads, {max_connections} connections, queue {max_queue}, {graceful_timeout:?}, {stop:?}");
+        println!(
+            "{threads} threads, {loops} loops, {max_connections} connections, queue {max_queue}, {graceful_timeout:?}, {stop:?}"
+        );
     }
     let (net, end) = SimNet::new(world.clone());
     let counters = Arc::<Counters>::default();
@@ -86,8 +89,12 @@ fn run(seed: u64) {
         made.books = Some((counters.clone(), if made.accept_failures.is_empty() { limit } else { 0 }));
     }
     let threads = config.threads;
+    let mut nets = vec![net];
+    for _ in 1..loops {
+        nets.push(nets[0].another());
+    }
     let books = Books { counters, log: None };
-    let server = Arc::new(Server::with_books(net, Anything::new(world.clone(), Pace::Sleeps), config, books));
+    let server = Arc::new(Server::with_books(nets, Anything::new(world.clone(), Pace::Sleeps), config, books));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
     let mut running: Vec<_> = (0..threads)

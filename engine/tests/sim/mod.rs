@@ -64,7 +64,8 @@ pub struct Wire {
     connected: bool,
     pub accepted: bool,
     pub accepted_at: Millis,
-    registered: Option<usize>,
+    /// By which net, and under which name.
+    registered: Option<(usize, usize)>,
     /// Sent by the peer and not received by the server.
     inbound: VecDeque<u8>,
     /// When the last of them came: a read finds only a part of what is just arriving, and all of what came before.
@@ -111,7 +112,8 @@ pub struct World {
     random: u64,
     /// Receives and sends move fewer bytes than they could, at random.
     pub torn: bool,
-    queue_reported: bool,
+    /// The nets that have been told of those who wait to be accepted, and have not seen their queue empty since.
+    queue_reported: Vec<usize>,
     /// Waits with a zero timeout that found nothing, in a row: a loop that spins.
     idle_polls: u32,
     /// Accepts that fail before the next succeeds.
@@ -133,8 +135,10 @@ pub struct Threads {
     pub at_work: usize,
     /// Those that rest, or wait for news, or have been told to go on and have not begun to.
     pub idle: usize,
-    /// The leader waits for news.
-    leader_waits: bool,
+    /// Leaders that wait for news: by which net, and until when.
+    leaders: Vec<(usize, Option<Millis>)>,
+    /// The wakers of all nets.
+    wakers: Vec<SimWaker>,
     /// Those that are in the application, and sleep: until when, and on which wire.
     naps: Vec<(Millis, usize)>,
 }
@@ -148,7 +152,7 @@ impl Threads {
 
     /// Whether all rest, and nobody leads.
     pub fn all_rest(&self) -> bool {
-        self.at_work > 0 && self.idle == self.at_work && !self.leader_waits
+        self.at_work > 0 && self.idle == self.at_work && self.leaders.is_empty()
     }
 }
 
@@ -164,7 +168,7 @@ impl Shared {
             now: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             torn: false,
-            queue_reported: false,
+            queue_reported: Vec::new(),
             idle_polls: 0,
             accept_failures: Vec::new(),
             ended: false,
@@ -203,7 +207,7 @@ impl Shared {
                     world.now = world.next().unwrap();
                     world.act();
                 }
-            } else if world.threads.busy(world.now) == 0 && !world.threads.leader_waits {
+            } else if world.threads.busy(world.now) == 0 && world.threads.leaders.is_empty() {
                 yields += 1;
                 assert!(yields < MAX_YIELDS, "threads rest while others sleep, and nobody leads");
             } else {
@@ -268,20 +272,38 @@ impl World {
         }
     }
 
-    fn report(&mut self, events: &mut Vec<Event>) {
+    fn report(&mut self, net: usize, events: &mut Vec<Event>) {
         let waiting = self.wires.iter().any(|wire| wire.connected && !wire.accepted);
-        if waiting && !self.queue_reported {
-            self.queue_reported = true;
+        if waiting && !self.queue_reported.contains(&net) {
+            self.queue_reported.push(net);
             events.push(Event::Listener(0));
         }
         for wire in &mut self.wires {
-            if let Some(token) = wire.registered
+            if let Some((by, token)) = wire.registered
+                && by == net
                 && !wire.server_closed
                 && wire.news != Readiness::default()
             {
                 events.push(Event::Socket(token, std::mem::take(&mut wire.news)));
             }
         }
+    }
+
+    /// Whether another net than this has news that nobody has heard, be it that nobody waits for them.
+    fn is_busy_beside(&self, net: usize) -> bool {
+        let waits = |wire: &Wire| wire.connected && !wire.accepted;
+        let queue = self.listening && self.wires.iter().any(waits);
+        (0..self.threads.wakers.len()).filter(|other| *other != net).any(|other| {
+            let has_news = |wire: &Wire| {
+                let by = wire.registered.map(|(by, _)| by);
+                by == Some(other) && !wire.server_closed && wire.news != Readiness::default()
+            };
+            let Some((_, until)) = self.threads.leaders.iter().find(|(by, _)| *by == other) else { return true };
+            until.is_some_and(|until| until <= self.now)
+                || self.threads.wakers[other].0.load(Ordering::SeqCst)
+                || (queue && !self.queue_reported.contains(&other))
+                || self.wires.iter().any(has_news)
+        })
     }
 
     /// Nobody has anything to do, and the leader begins to wait: nothing may lie anywhere that somebody has missed.
@@ -322,6 +344,7 @@ impl World {
 
 /// The engine's door to the world.
 pub struct SimNet {
+    number: usize,
     world: Shared,
     woken: SimWaker,
     stopper: EndOfTheWorld,
@@ -334,7 +357,21 @@ pub type EndOfTheWorld = Arc<OnceLock<Stopper<SimWaker>>>;
 impl SimNet {
     pub fn new(world: Shared) -> (SimNet, EndOfTheWorld) {
         let stopper = EndOfTheWorld::default();
-        (SimNet { world, woken: SimWaker::default(), stopper: stopper.clone(), ended: false }, stopper)
+        (SimNet::of(world, stopper.clone()), stopper)
+    }
+
+    /// Another loop's, to the same peers.
+    pub fn another(&self) -> SimNet {
+        SimNet::of(self.world.clone(), self.stopper.clone())
+    }
+
+    fn of(world: Shared, stopper: EndOfTheWorld) -> SimNet {
+        let woken = SimWaker::default();
+        let mut made = world.lock();
+        let number = made.threads.wakers.len();
+        made.threads.wakers.push(woken.clone());
+        drop(made);
+        SimNet { number, world, woken, stopper, ended: false }
     }
 }
 
@@ -359,11 +396,14 @@ impl Net for SimNet {
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let mut world = self.world.lock();
-        let deadline = timeout.map(|timeout| world.now + timeout.as_millis() as Millis);
-        world.threads.leader_waits = timeout != Some(Duration::ZERO);
+        let began = world.now;
+        let deadline = timeout.map(|timeout| began + timeout.as_millis() as Millis);
+        if timeout != Some(Duration::ZERO) {
+            world.threads.leaders.push((self.number, deadline));
+        }
         loop {
             world.act();
-            world.report(events);
+            world.report(self.number, events);
             if self.woken.0.swap(false, Ordering::SeqCst) {
                 events.push(Event::Woken);
             }
@@ -380,7 +420,11 @@ impl Net for SimNet {
                 );
                 break;
             }
-            let (is_busy, next) = (world.threads.busy(world.now) > 0, world.next());
+            if world.now > began && deadline.is_some_and(|deadline| deadline <= world.now) {
+                break; // the leader of another loop has moved the clock
+            }
+            let is_busy = world.threads.busy(world.now) > 0 || world.is_busy_beside(self.number);
+            let next = world.next();
             let next = [next, deadline].into_iter().flatten().min();
             // Who has something to do has it done before the clock goes on, or takes its time.
             if is_busy && (next.is_none() || world.random(100) > 0) {
@@ -407,10 +451,10 @@ impl Net for SimNet {
             assert!(world.idle_polls < MAX_IDLE_POLLS, "the loop spins");
             world.now = next;
             world.act();
-            world.report(events);
+            world.report(self.number, events);
             break;
         }
-        world.threads.leader_waits = false;
+        world.threads.leaders.retain(|(net, _)| *net != self.number);
         Ok(())
     }
 
@@ -426,7 +470,7 @@ impl Net for SimNet {
                 Ok((SimSocket { world: self.world.clone(), wire }, Peer::default()))
             }
             None => {
-                world.queue_reported = false;
+                world.queue_reported.retain(|net| *net != self.number);
                 Err(io::ErrorKind::WouldBlock.into())
             }
         }
@@ -443,7 +487,7 @@ impl Net for SimNet {
     fn add(&mut self, token: usize, socket: &SimSocket) -> io::Result<()> {
         let mut world = self.world.lock();
         let wire = &mut world.wires[socket.wire];
-        wire.registered = Some(token);
+        wire.registered = Some((self.number, token));
         // As epoll does: what is there already is reported.
         wire.news.readable |= !wire.inbound.is_empty() || wire.peer_finished;
         wire.news.writable = true;
