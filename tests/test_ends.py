@@ -124,7 +124,8 @@ STOPS = {
     "SIGINT": ("", INTERRUPTED, ["interrupted", "threads"]),
     "stop": ("signal.signal(signal.SIGUSR1, lambda *_: server.stop())", 0, ["threads", "returned"]),
     "thread": (  # from a thread that is no one's
-        "signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=lambda: server.stop()).start())",
+        "def stop(*_): other = threading.Thread(target=server.stop); other.start(); other.join()\n"
+        "signal.signal(signal.SIGUSR1, stop)",
         0,
         ["threads", "returned"],
     ),

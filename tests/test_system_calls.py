@@ -126,7 +126,7 @@ def test_pipelined_requests_cost_together_what_one_does(trace: Trace) -> None:
 
     calls = between(trace(play), "GET /from ", "GET /to ")
     assert calls.pop("wait") <= 2
-    assert calls.pop("futex", 0) <= 1  # calls the watch, if it sleeps
+    assert calls.pop("futex", 0) <= 2  # calls the watch, if it sleeps; on a slow machine it does again
     assert calls == {"recvfrom": 2, "sendto": 2}
 
 

@@ -339,6 +339,9 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.take_returned(server);
         self.net.wait(Some(Duration::ZERO), &mut self.events)?;
         self.sort(server);
+        if server.control.is_stopping() {
+            self.drain(server, self.net.elapsed());
+        }
         desk.stamp(self.second, &server.config);
         let draining = self.phase != Phase::Serving;
         let turn = Turn { draining, may_call: false, ..server.turn() };
