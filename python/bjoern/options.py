@@ -240,8 +240,8 @@ _DURATION_FORM = "a duration such as 30, 0.5, 500ms, 30s or 5m"
 _SWITCH_FORM = "1 or 0 (or true/false, yes/no, on/off)"
 _YEAR = 366 * 24 * 3600
 
-BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
-SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
+BYTES = Unit((int,), "an int, in bytes", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
+SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:.9g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
 _OR_NONE = (str, type(None))
@@ -562,12 +562,12 @@ _TAKERS = {"run": "bjoern.run(app, ...) and the command", "command": "only the c
 
 def check(option: Option, value: Any, label: str) -> Value:
     """The value, fit for the option. `label` names it in the TypeError or ValueError raised otherwise."""
-    unit, minimum = option.unit, option.minimum
+    unit = option.unit
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
-        raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
+    if bound := _missed(option, value):
+        raise ValueError(f"{label} must be {bound}, got {value!r}")
     unit.check(value, label)
     if unit in (ADDRESSES, PATHS):
         return tuple(value)
@@ -581,7 +581,17 @@ def parse(option: Option, text: str, label: str) -> Value:
         value = unit.parse(text)
     except ValueError:
         raise ValueError(f"{label} must be {unit.text_form}, got {text!r}") from None
+    if bound := _missed(option, value):
+        raise ValueError(f"{label} must be {bound}, got {text!r}")
     return check(option, value, label)
+
+
+def _missed(option: Option, value: Any) -> str:
+    """The bound that a number does not keep, in words; "" where it keeps both. NaN keeps none."""
+    unit = option.unit
+    if unit not in (BYTES, SECONDS, COUNT) or option.minimum <= value <= unit.maximum:
+        return ""
+    return f"at most {unit.show(unit.maximum)}" if value > unit.maximum else f"at least {unit.show(option.minimum)}"
 
 
 def table() -> str:
