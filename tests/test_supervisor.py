@@ -746,13 +746,33 @@ def test_level(serve: Serve, tmp_path: Path) -> None:
         assert len(service.lines) == 1
 
 
-def test_variables_that_look_like_an_options(serve: Serve) -> None:
-    with serve(environ={"BJOERN_WORKRES": "2", "BJOERN_SIGNAL_CHECK_INTERVAL": "1"}) as service:
-        assert (
-            service.lines[0]
-            == "bjoern: warning: BJOERN_WORKRES is not an option's variable; did you mean BJOERN_WORKERS?"
-        )
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BJOERN_WORKRES", "BJOERN_WORKERS"),
+        ("BJOERN_CHDIRS", "BJOERN_CHDIR"),
+        ("BJOERN_HOST", "BJOERN_BIND"),
+        ("BJOERN_PORT", "PORT or BJOERN_BIND"),
+    ],
+)
+def test_variables_that_look_like_an_options(serve: Serve, name: str, meant: str) -> None:
+    with serve(environ={name: "2", "BJOERN_SIGNAL_CHECK_INTERVAL": "1"}) as service:
+        assert service.lines[0] == f"bjoern: warning: {name} is not an option's variable; did you mean {meant}?"
         assert "listening on" in service.lines[1]
+
+
+def test_variables_that_look_like_an_options_in_a_program(tmp_path: Path) -> None:
+    source = PRELUDE + f"bjoern.run(app, 'unix:{tmp_path}/s')"
+    environ = {"BJOERN_WORKRES": "2", "BJOERN_CHDIRS": "2", "BJOERN_HOST": "x", "BJOERN_PORT": "x"}
+    with Service(cwd=tmp_path, program=("-c", source), environ=environ, listens=False) as service:
+        service.addresses = [f"unix:{tmp_path}/s"]
+        service.wait("BJOERN_WORKRES")
+        until((tmp_path / "s").exists)
+        assert service.get() == "ok"
+        service.stop()
+    assert service.lines == [
+        "bjoern: warning: BJOERN_WORKRES is not an option's variable; did you mean BJOERN_WORKERS?"
+    ]
 
 
 def test_web_concurrency(serve: Serve) -> None:

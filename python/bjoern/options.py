@@ -13,7 +13,7 @@ from .deferred import Deferred, dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 Value = bool | int | float | str | tuple[str, ...] | None
@@ -393,14 +393,19 @@ class Options(Deferred):
     forwarded_allow_ips: str = _option(
         "",
         PEERS,
-        "proxy",
+        "behind a proxy",
         "proxies whose Forwarded or X-Forwarded-* count: addresses, networks, unix, * = any peer",
         variable="FORWARDED_ALLOW_IPS",
     )
     proxy_protocol: bool = _option(
-        False, SWITCH, "proxy", "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed"
+        False,
+        SWITCH,
+        "behind a proxy",
+        "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed",
     )
-    root_path: str = _option("", ROOT, "proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO")
+    root_path: str = _option(
+        "", ROOT, "behind a proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO"
+    )
 
     bind: tuple[str, ...] = _option(
         (),
@@ -465,7 +470,7 @@ class Options(Deferred):
     )
 
     access_log: str | None = _option(
-        None, LOG, "logs", "a line for each request goes to this file; - = standard output"
+        None, LOG, "logs", "a line for each request goes to this file; - or no name = standard output"
     )
     access_log_format: str = _option(
         "combined", FORMAT, "logs", "common, combined, json, or atoms of gunicorn's such as %(h)s"
@@ -552,9 +557,24 @@ def check_names(caller: str, names: Iterable[str], scope: str = "server") -> Non
         if not hint:
             from difflib import get_close_matches  # only ever needed on the way out
 
-            near = get_close_matches(name, [one.name for one in OPTIONS if one.scope in SCOPES[scope]], n=1)
+            own = [one.name for one in OPTIONS if one.scope in SCOPES[scope]]
+            near = get_close_matches(name, own, n=1) or get_close_matches(name, list(options), n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
         raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
+
+
+def misspelt(environ: Mapping[str, str], scope: str) -> Iterator[str]:
+    """What is to be said of each variable that is none, and looks like one of the scope."""
+    known = {variable(option): variable(option) for option in OPTIONS if option.scope in SCOPES[scope]}
+    if scope == "command":  # flags without a variable of their own
+        known |= {"BJOERN_HOST": "BJOERN_BIND", "BJOERN_PORT": "PORT or BJOERN_BIND"}
+    for name in sorted(environ):
+        if not name.startswith("BJOERN_") or name == HANDOVER or known.get(name) == name:
+            continue
+        from difflib import get_close_matches
+
+        if near := get_close_matches(name, known, n=1, cutoff=0.8):
+            yield f"{name} is not an option's variable; did you mean {known[near[0]]}?"
 
 
 _TAKERS = {"run": "bjoern.run(app, ...) and the command", "command": "only the command"}
