@@ -727,6 +727,32 @@ def test_json_messages(serve: Serve) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}$", record["time"]) for record in records)
 
 
+def test_json_of_what_is_written_in_pieces() -> None:
+    source = """
+from bjoern import messages
+
+def fail():
+    sys.stderr.write("Traceback (most recent call last):\\n")
+    sys.stderr.write("  File\\n")
+    other = threading.Thread(target=print, args=("other",), kwargs={"file": sys.stderr})
+    other.start()
+    other.join()
+    sys.stderr.write("Error: this\\n")
+
+messages.configure("info", "json")
+sys.stderr.write("one, ")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+sys.stderr.write("two\\nthe end")
+"""
+    with Program.of(source) as program:
+        code, _, errors = program.end()
+    records = [json.loads(line) for line in errors.splitlines()]
+    assert (code, [record["message"] for record in records]) == (0, ["other", "Error: this", "one, two", "the end"])
+    assert records[1]["traceback"] == "Traceback (most recent call last):\n  File\nError: this\n"
+
+
 def test_json_errors_of_the_command(tmp_path: Path) -> None:
     code, _, errors = failed(tmp_path, "--log-format", "json", "-b", "unix:nowhere/s")
     record = json.loads(errors)
