@@ -285,6 +285,28 @@ def test_access_log_in_a_file(folder: Path, arguments: list[str]) -> None:
     assert '"GET /logged HTTP/1.1" 200' in (folder / "log").read_text()
 
 
+def test_the_access_log_is_reopened(folder: Path) -> None:
+    (folder / "logs").mkdir()
+    log = folder / "logs/log"
+    with command(folder, "-b", f"unix:{folder}/s", "--access-log", "logs/log", "hello:app") as program:
+        program.announced()
+        get(f"unix:{folder}/s", "/first")
+        log.rename(folder / "old")
+        program.send(signal.SIGUSR1)
+        while not log.exists():
+            get(f"unix:{folder}/s", "/any")
+        (folder / "logs").rename(folder / "moved")
+        program.send(signal.SIGUSR1)
+        line = program.announced()
+        assert line.startswith("bjoern: error: logs/log: the access log cannot be opened (No such file or directory)")
+        assert line.endswith("; the one before is written to")
+        get(f"unix:{folder}/s", "/last")
+        program.send(signal.SIGTERM)
+        assert program.end().code == -signal.SIGTERM
+    assert "/first" in (folder / "old").read_text()
+    assert "/last" in (folder / "moved/log").read_text()
+
+
 def test_where_modules_are_searched(folder: Path) -> None:
     (folder / "lib").mkdir()
     (folder / "lib/found.py").write_text("from hello import app")

@@ -12,6 +12,7 @@ import argparse
 import errno
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -98,7 +99,15 @@ def _serve(app: Any, resolved: Options, binds: Sequence[Address]) -> None:
     notifier = systemd.Notifier()
     server = Server(app, binds, reuse_port=resolved.reuse_port, backlog=resolved.backlog, **resolved.server_keywords())
 
+    def reopen(number: int, frame: Any) -> None:
+        try:
+            server.reopen_logs()
+        except OSError as error:
+            messages.error(f"{error.filename}: {error.strerror}; the one before is written to")
+
     def ready() -> None:
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # else the application has its own idea of it
+            signal.signal(signal.SIGUSR1, reopen)
         messages.write("info", announcement([url_of(one) for one in server.addresses], resolved), bare=True)
         notifier.send("READY=1")
 
