@@ -365,6 +365,7 @@ NO_USER = "there is no user 'nobody-there'; give the name or number of one"
     ("arguments", "message"),
     [
         ([], "the following arguments are required: MODULE:APP (see bjoern --help)"),
+        (["hello:app", "b"], "unknown argument b (see bjoern --help)"),
         (["hello:app", "more"], "unknown argument more (see bjoern --help)"),
         (
             ["--keepalive=5", "hello:app"],

@@ -206,7 +206,8 @@ class Parser(argparse.ArgumentParser):
         for argument in unknown:
             from difflib import get_close_matches
 
-            near = get_close_matches(argument.partition("=")[0], self._option_string_actions, n=1)
+            flags = self._option_string_actions if argument.startswith("-") else ()
+            near = get_close_matches(argument.partition("=")[0], flags, n=1)
             self.error(f"unknown argument {argument}" + (f"; did you mean {near[0]}?" if near else ""))
         if chosen.app is None:
             for option in options.OPTIONS:  # what such a flag took for its file was the last argument
