@@ -298,7 +298,7 @@ def test_the_access_log_is_reopened(folder: Path) -> None:
         (folder / "logs").rename(folder / "moved")
         program.send(signal.SIGUSR1)
         line = program.announced()
-        assert line.startswith("bjoern: error: logs/log: the access log cannot be opened (No such file or directory)")
+        assert line.startswith(f"bjoern: error: {log}: the access log cannot be opened (No such file or directory)")
         assert line.endswith("; the one before is written to")
         get(f"unix:{folder}/s", "/last")
         program.send(signal.SIGTERM)

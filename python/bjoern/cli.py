@@ -22,7 +22,7 @@ from . import __version__, addresses, loader, messages, options, systemd
 from .addresses import Address, InheritedAddress, TcpAddress
 from .options import HANDOVER, Options
 from .privileges import Identity
-from .server import DEFAULT_ADDRESS, Server, announcement, url_of
+from .server import DEFAULT_ADDRESS, Server, announcement, pin_access_log, url_of
 from .sockets import Listener, bind_all
 
 EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
@@ -132,6 +132,7 @@ def _settle_down(resolved: Options) -> None:
         except OSError as error:
             raise OSError(error.errno, f"cannot change to {resolved.chdir}: {error.strerror}") from None
         os.environ["PWD"] = os.path.abspath(resolved.chdir)
+    pin_access_log(resolved)
     if resolved.umask is not None:
         os.umask(resolved.umask)
     for folder in reversed(resolved.pythonpath):
