@@ -730,6 +730,22 @@ def test_json_messages(serve: Serve) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}$", record["time"]) for record in records)
 
 
+def test_a_slow_request_is_one_record_of_its_worker(serve: Serve, tmp_path: Path) -> None:
+    source = "import time\n" + WHO + "\n_who = app\ndef app(environ, start_response):\n"
+    source += "    while environ['PATH_INFO'] == '/slow' and not os.path.exists('go'): time.sleep(0.01)\n"
+    source += "    return _who(environ, start_response)\n"
+    with serve("-w", "1", "--log-format", "json", "--slow-request", "10ms", source=source) as service:
+        with connect(service.address) as client:
+            ask(client, "/slow", "Connection: close")
+            record = json.loads(service.wait("GET /slow has been running for "))
+            (tmp_path / "go").touch()
+            worker = int(answer(client).partition(b"\r\n\r\n")[2].split()[0])
+        service.stop()
+    assert (record["level"], record["pid"], record["worker"]) == ("warning", worker, 1)
+    assert record["message"].startswith("GET /slow has been running for ")
+    assert "time.sleep(0.01)" in record["traceback"]
+
+
 def test_json_of_what_is_written_in_pieces() -> None:
     source = """
 from bjoern import messages

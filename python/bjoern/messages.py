@@ -38,20 +38,20 @@ def identify(worker: int | None = None) -> None:
     _supervised, _worker = True, worker
 
 
-def debug(text: str, **details: Any) -> None:
-    write("debug", text, **details)
+def debug(text: str, traceback: str = "") -> None:
+    write("debug", text, traceback=traceback)
 
 
-def info(text: str, **details: Any) -> None:
-    write("info", text, **details)
+def info(text: str, traceback: str = "") -> None:
+    write("info", text, traceback=traceback)
 
 
-def warning(text: str, **details: Any) -> None:
-    write("warning", text, **details)
+def warning(text: str, traceback: str = "") -> None:
+    write("warning", text, traceback=traceback)
 
 
-def error(text: str, **details: Any) -> None:
-    write("error", text, **details)
+def error(text: str, traceback: str = "") -> None:
+    write("error", text, traceback=traceback)
 
 
 def write(level: str, text: str, *, bare: bool = False, traceback: str = "") -> None:
