@@ -193,8 +193,8 @@ def test_a_pipe_that_nobody_reads_does_not_stop_the_server(tmp_path: Path) -> No
     ("log", "said"),
     [
         ("", "--access-log must be a path, or - for standard output, got ''"),
-        ("missing/log", "missing/log: the access log cannot be opened (No such file or directory)"),
-        (".", ".: the access log cannot be opened (Is a directory)"),
+        ("missing/log", "{}/missing/log: the access log cannot be opened (No such file or directory)"),
+        (".", "{}: the access log cannot be opened (Is a directory)"),
     ],
 )
 def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path, log: str, said: str) -> None:
@@ -203,8 +203,25 @@ def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path, log: str, said:
     with Program("-m", "bjoern", "--access-log", log, "-b", f"unix:{sock}", "hello:app", cwd=tmp_path) as program:
         end = program.end()
     assert (end.code, end.output) == (2 if not log else 1, "")
-    assert end.errors.splitlines() == [f"bjoern: error: {said}"]
+    assert end.errors.splitlines() == [f"bjoern: error: {said.format(tmp_path)}"]
     assert not sock.exists()
+
+
+@pytest.mark.parametrize("workers", [[], ["-w", "1"]])
+def test_an_application_that_changes_the_directory(tmp_path: Path, workers: list[str]) -> None:
+    source = PRELUDE + "os.mkdir('elsewhere')\nos.chdir('elsewhere')\n"
+    (tmp_path / "hello.py").write_text(source)
+    log, address = tmp_path / "log", f"unix:{tmp_path}/s"
+    arguments = ["--access-log", "log", "--access-log-format", "%(U)s", "-b", address, *workers, "hello:app"]
+    with Program("-m", "bjoern", *arguments, cwd=tmp_path) as program:
+        program.announced()
+        get(address, "/first")
+        assert lines(log, 1) == ["/first"]
+        log.rename(tmp_path / "log.1")
+        program.send(signal.SIGUSR1)
+        while not log.exists():
+            get(address, "/any")
+        assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_an_unknown_atom_is_one_line(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def test_names_of_bjoern_3_and_new_ones() -> None:
             TypeError,
             "listen() got an unexpected keyword argument 'max_boddy'; did you mean 'max_body'?",
         ),
+        (
+            lambda: bjoern.run(app, "127.0.0.1", 0, worker=2),
+            TypeError,
+            "listen() got an unexpected keyword argument 'worker'; did you mean 'workers'?",
+        ),
         (lambda: bjoern.server_run(0, app, foo=1), TypeError, "server_run() got an unexpected keyword argument 'foo'"),
         (lambda: bjoern.Server(app, foo=1), TypeError, "Server() got an unexpected keyword argument 'foo'"),
         (

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import bjoern
+from bjoern import cli
 from programs import GUARD, End, Program, connect, get
 
 MODULES = {
@@ -199,6 +200,8 @@ LOOPBACK, EVERYWHERE = r"http://127\.0\.0\.1:\d{4,}", r"http://0\.0\.0\.0:\d{4,}
         ([], {"BJOERN_BIND": "127.0.0.1:0, unix:s unix:t"}, f"{LOOPBACK}, unix:s, unix:t"),
         ([], {"BJOERN_BIND": "127.0.0.1:0", "PORT": "1"}, LOOPBACK),
         (["-b", "127.0.0.1:0"], {"BJOERN_BIND": "unix:s", "PORT": "1"}, LOOPBACK),
+        (["--port", "0"], {"PORT": " "}, LOOPBACK),
+        ([], {"PORT": " 0 "}, EVERYWHERE),
     ],
 )
 def test_where_to_listen(folder: Path, arguments: list[str], environ: dict[str, str], expected: str) -> None:
@@ -256,13 +259,52 @@ def test_short_flags_are_gunicorns(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--access-log", "hello:app"], ["hello:app", "--access-log"], ["--access-log=-", "hello:app"]]
+    "arguments",
+    [
+        ["--access-log", "hello:app"],
+        ["hello:app", "--access-log"],
+        ["--access-log=-", "hello:app"],
+        ["--access-log", "--workers", "1", "hello:app"],
+        ["--access-log", "hello:app", "--workers", "1"],
+    ],
 )
 def test_access_log_without_a_file(folder: Path, arguments: list[str]) -> None:
     with command(folder, "-b", f"unix:{folder}/s", *arguments) as program:
         program.announced()
         get(f"unix:{folder}/s", "/logged")
         assert '"GET /logged HTTP/1.1" 200' in program.hear()
+
+
+@pytest.mark.parametrize("arguments", [["--access-log", "log"], ["--access-log=log"]])
+def test_access_log_in_a_file(folder: Path, arguments: list[str]) -> None:
+    with command(folder, "-b", f"unix:{folder}/s", *arguments, "hello:app") as program:
+        program.announced()
+        get(f"unix:{folder}/s", "/logged")
+        program.send(signal.SIGTERM)
+        assert program.end().output == ""
+    assert '"GET /logged HTTP/1.1" 200' in (folder / "log").read_text()
+
+
+def test_the_access_log_is_reopened(folder: Path) -> None:
+    (folder / "logs").mkdir()
+    log = folder / "logs/log"
+    with command(folder, "-b", f"unix:{folder}/s", "--access-log", "logs/log", "hello:app") as program:
+        program.announced()
+        get(f"unix:{folder}/s", "/first")
+        log.rename(folder / "old")
+        program.send(signal.SIGUSR1)
+        while not log.exists():
+            get(f"unix:{folder}/s", "/any")
+        (folder / "logs").rename(folder / "moved")
+        program.send(signal.SIGUSR1)
+        line = program.announced()
+        assert line.startswith(f"bjoern: error: {log}: the access log cannot be opened (No such file or directory)")
+        assert line.endswith("; the one before is written to")
+        get(f"unix:{folder}/s", "/last")
+        program.send(signal.SIGTERM)
+        assert program.end().code == -signal.SIGTERM
+    assert "/first" in (folder / "old").read_text()
+    assert "/last" in (folder / "moved/log").read_text()
 
 
 def test_where_modules_are_searched(folder: Path) -> None:
@@ -300,7 +342,11 @@ def test_help(folder: Path) -> None:
     for field in bjoern.Options.__dataclass_fields__.values():
         assert f"--{field.name.replace('_', '-')}" in flat
         assert f"{field.metadata['help']} (default: {field.metadata['unit'].show(field.default)})" in flat
+    titles = re.findall(r"^(\S.*):$", output, re.MULTILINE)
+    assert titles == ["positional arguments", "options", *cli.GROUPS]
     for words in (
+        "SIZE is 65536, 64K, 512M or 1G; TIME is 30, 0.5, 500ms, 30s or 5m.",
+        "PORT, WEB_CONCURRENCY (for --workers), FORWARDED_ALLOW_IPS and systemd's LISTEN_FDS",
         "--no-date-header",
         "--max-body SIZE",
         "--keep-alive TIME",
@@ -312,16 +358,34 @@ def test_help(folder: Path) -> None:
 # Messages. One line each, unless a module raised.
 
 
+NO_USER = "there is no user 'nobody-there'; give the name or number of one"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the following arguments are required: MODULE:APP (see bjoern --help)"),
+        (["hello:app", "b"], "unknown argument b (see bjoern --help)"),
         (["hello:app", "more"], "unknown argument more (see bjoern --help)"),
         (
             ["--keepalive=5", "hello:app"],
             "unknown argument --keepalive=5; did you mean --keep-alive? (see bjoern --help)",
         ),
         (["--keep", "5", "hello:app"], "unknown argument --keep; did you mean --keep-alive? (see bjoern --help)"),
+        (["--workers", "hello:app"], "--workers must be a whole number, got 'hello:app'"),
+        (["-p", "hello:app"], "the following arguments are required: MODULE:APP (see bjoern --help)"),
+        (["--access-log", "log/access"], "the following arguments are required: MODULE:APP (see bjoern --help)"),
+        (["--access-log=", "hello:app"], "--access-log must be a path, or - for standard output, got ''"),
+        (["--check", "-u", "nobody-there", "hello:app"], f"user: {NO_USER}"),
+        (
+            ["--reload=1", "hello:app"],
+            "argument --reload/--no-reload: it takes no value, got '1' (see bjoern --help)",
+        ),
+        (
+            ["-b", "127.0.0.1:80,127.0.0.1:81", "hello:app"],
+            "--bind: '127.0.0.1:80,127.0.0.1:81' is not an address: "
+            "use HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N",
+        ),
         (["--bind"], "argument -b/--bind: expected one argument (see bjoern --help)"),
         (["--backlog", "x", "hello:app"], "--backlog must be a whole number, got 'x'"),
         (
@@ -346,7 +410,7 @@ def test_help(folder: Path) -> None:
             "unknown argument --access-logfile; did you mean --access-log? (see bjoern --help)",
         ),
         (["--max-body", "1T", "hello:app"], "--max-body must be a size such as 65536, 64K, 1M or 1G, got '1T'"),
-        (["--max-fields", "0", "hello:app"], "--max-fields must be an int, from 1 to 2147483647, got 0"),
+        (["--max-fields", "0", "hello:app"], "--max-fields must be at least 1, got '0'"),
         (
             ["-b", "8000", "hello:app"],
             "--bind: '8000' is not an address: use HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N",

@@ -1,10 +1,13 @@
 """Completion in shells: every flag, what some of them take, modules in the working directory.
 
-How it works: the script is printed by the command, and where the shell is installed, it completes.
+How it works: the script is printed by the command, and where the shell is installed, it completes what is typed.
 """
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 import bjoern
 from bjoern import options
-from programs import Program
+from programs import GUARD, Program
 
 
 def script(shell: str, cwd: Path) -> str:
@@ -21,6 +24,11 @@ def script(shell: str, cwd: Path) -> str:
         code, output, errors = program.end()
     assert (code, errors) == (0, "")
     return output
+
+
+def need(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -36,37 +44,124 @@ def test_every_flag_is_there(shell: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_can_read_it(shell: str, tmp_path: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+    need(shell)
     run = subprocess.run([shell, "-n"], input=script(shell, tmp_path), text=True, capture_output=True)
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def completed(tmp_path: Path, *words: str) -> list[str]:
-    """What bash offers for the last word."""
-    if shutil.which("bash") is None:
-        pytest.skip("bash is not installed")
+# What is typed behind `bjoern` before the tab, and the arguments that come of it.
+TYPED = [
+    ("--no-pre", ["--no-preload"]),
+    ("--log-level d", ["--log-level", "debug"]),
+    ("--log-level=d", ["--log-level=debug"]),
+    ("--completion z", ["--completion", "zsh"]),
+    ("--pid notes", ["--pid", "notes.txt"]),
+    ("--pid=notes", ["--pid=notes.txt"]),
+    ("--chdir fol", ["--chdir", "folder/"]),
+    ("--access-log two", ["--access-log", "two words.log"]),
+    ("he", ["hello"]),
+    ("-w 2 he", ["-w", "2", "hello"]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("hello.py", "notes.txt", "two words.log"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+class Terminal:
+    """A shell at a terminal, in which `bjoern` prints its arguments in angle brackets."""
+
+    def __init__(self, *command: str, cwd: Path) -> None:
+        self._terminal, theirs = pty.openpty()
+        environ = {"PATH": os.environ["PATH"], "HOME": str(cwd), "TERM": "dumb", "PS1": "$ "}
+        self._shell = subprocess.Popen(
+            command, cwd=cwd, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self._said = ""
+
+    def wait(self, text: str) -> None:
+        """Until it has said `text`, behind what was waited for before."""
+        while text not in self._said:
+            ready, _, _ = select.select([self._terminal], [], [], GUARD)
+            assert ready, f"it never said {text!r}: {self._said!r}"
+            self._said += os.read(self._terminal, 65536).decode(errors="replace")
+        self._said = self._said.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self._shell.kill()
+        self._shell.wait()
+        os.close(self._terminal)
+
+
+COMMANDS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], ""),
+    # A tab that comes at once with what is behind it is a tab for zsh, unless told otherwise.
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        "autoload -Uz compinit; compinit -u -D; zstyle '*' insert-tab false; setopt no_auto_remove_slash; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", COMMANDS)
+def test_at_a_terminal(shell: str, folder: Path) -> None:
+    need(shell)
+    (folder / "completion").write_text(script(shell, folder))
+    command, setup = COMMANDS[shell]
+    with Terminal(*command, cwd=folder) as terminal:
+        terminal.wait("$ ")
+        terminal.type(setup + ". ./completion; bjoern() { printf '<%s>' \"$@\"; echo; }; echo rea''dy\n")
+        terminal.wait("ready")
+        for typed, arguments in TYPED:
+            terminal.type(f"bjoern {typed}\t\n")
+            terminal.wait("".join(f"<{argument}>" for argument in arguments))
+
+
+@pytest.mark.parametrize(("typed", "arguments"), TYPED)
+def test_fish(folder: Path, typed: str, arguments: list[str]) -> None:
+    need("fish")
+    program = script("fish", folder) + "complete -C $argv"
+    run = subprocess.run(
+        ["fish", "--no-config", "-c", program, f"bjoern {typed}"], text=True, capture_output=True, cwd=folder
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert [line.partition("\t")[0] for line in run.stdout.splitlines()] == arguments[-1:]
+
+
+def test_fish_without_modules(tmp_path: Path) -> None:
+    need("fish")
+    program = script("fish", tmp_path) + "complete -C 'bjoern he'"
+    run = subprocess.run(["fish", "--no-config", "-c", program], text=True, capture_output=True, cwd=tmp_path)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_several_are_offered(folder: Path) -> None:
+    need("bash")
     program = f"""
-{script("bash", tmp_path)}
+{script("bash", folder)}
 COMP_WORDS=(bjoern "$@"); COMP_CWORD=$#
 _bjoern
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    run = subprocess.run(["bash", "-c", program, "bash", *words], text=True, capture_output=True, cwd=tmp_path)
-    assert (run.returncode, run.stderr) == (0, "")
-    return run.stdout.split()
-
-
-def test_bash(tmp_path: Path) -> None:
-    (tmp_path / "hello.py").touch()
-    (tmp_path / "help.txt").touch()
-    assert completed(tmp_path, "--worker") == ["--workers", "--worker-timeout"]
-    assert completed(tmp_path, "--no-pre") == ["--no-preload"]
-    assert completed(tmp_path, "--log-level", "") == ["debug", "info", "warning", "error"]
-    assert completed(tmp_path, "--completion", "z") == ["zsh"]
-    assert sorted(completed(tmp_path, "--pid", "hel")) == ["hello.py", "help.txt"]
-    assert completed(tmp_path, "--threads", "") == []
-    assert completed(tmp_path, "he") == ["hello"]
+    for words, offered in [
+        (["--worker"], ["--workers", "--worker-timeout"]),
+        (["--log-level", ""], ["debug", "info", "warning", "error"]),
+        (["--threads", ""], []),
+    ]:
+        run = subprocess.run(["bash", "-c", program, "bash", *words], text=True, capture_output=True, cwd=folder)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.split() == offered
 
 
 def test_another_shell(tmp_path: Path) -> None:

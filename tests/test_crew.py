@@ -355,12 +355,12 @@ def test_help_lists_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "words"),
     [
-        (["--threads", "0"], {}, "--threads must be an int, from 1 to "),
+        (["--threads", "0"], {}, "--threads must be at least 1, got "),
         (["--threads", "-1"], {}, "--threads must be a whole number, got '-1'"),
         (["--threads", "x"], {}, "--threads must be a whole number, got 'x'"),
         (["--max-queue", "-1"], {}, "--max-queue must be a whole number"),
         (["--timeout", "soon"], {}, "--timeout must be a duration"),
-        ([], {"BJOERN_THREADS": "0"}, "BJOERN_THREADS must be an int, from 1 to "),
+        ([], {"BJOERN_THREADS": "0"}, "BJOERN_THREADS must be at least 1, got "),
         ([], {"BJOERN_SLOW_REQUEST": "-1"}, "BJOERN_SLOW_REQUEST must be a duration"),
     ],
 )

@@ -47,7 +47,8 @@ def test_a_call_in_python_code_is_interrupted(serve: Serve, threads: int, path: 
     server = serve(APP, timeout=SHORT, threads=threads)
     for _ in range(4):
         refused(server.ask("GET", f"/{path}?a=b"))
-        log = server.wait_stderr("spin_for_ever")
+        log = server.wait_stderr("RequestTimeout raised in it")
+        assert "spin_for_ever" in log
         assert f"GET /{path}?a=b has been running for " in log
         assert f"longer than timeout={SHORT}: its client is answered, and RequestTimeout raised in it" in log
         while not (ended := server.ask("GET", "/ends").body):
@@ -259,8 +260,9 @@ def test_slow_requests_are_told_once_and_answered(serve: Serve, threads: int) ->
             assert client.ask("GET", f"/brief?ms=400&n={number}").body == b"in time"
     log = server.wait_stderr("n=2 has been running")
     for number in range(3):
-        assert len(re.findall(rf"^bjoern: GET /brief\?ms=400&n={number} has been running for ", log, re.M)) == 1
-    assert log.count(f"longer than slow_request={SHORT}; it is here:\n") == 3
+        said = rf"^bjoern: warning: GET /brief\?ms=400&n={number} has been running for "
+        assert len(re.findall(said, log, re.M)) == 1
+    assert log.count(f"longer than slow_request={SHORT}; the stack above says where it is\n") == 3
     assert ", in brief\n" in log
     assert "RequestTimeout" not in log
 

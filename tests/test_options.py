@@ -149,6 +149,29 @@ def test_malformed_variable_is_named(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "bound"),
+    [
+        ("max_head", "1", "at least 256"),
+        ("max_body", "99999999999G", "at most 4294967296G"),
+        ("header_timeout", "0", "at least 0.001s"),
+        ("keep_alive", "9999999h", "at most 31622400s"),
+        ("threads", "0", "at least 1"),
+        ("workers", "9999999999", "at most 2147483647"),
+    ],
+)
+def test_a_bound_is_said_as_it_would_be_written(name: str, text: str, bound: str) -> None:
+    variable = options.variable(OPTIONS[name])
+    with pytest.raises(ValueError) as caught:
+        Options.resolve("bjoern", {}, {variable: text}, scope="command")
+    assert str(caught.value) == f"{variable} must be {bound}, got {text!r}"
+
+
+def test_a_keyword_of_the_wrong_type_reads_well() -> None:
+    with pytest.raises(TypeError, match=r"^max_body must be an int, in bytes, got '1M'$"):
+        resolve({}, max_body="1M")
+
+
+@pytest.mark.parametrize(
     ("name", "value", "error"),
     [
         ("max_body", -1, ValueError),

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def test_refused(folder: Path, text: str, reason: str) -> None:
     with Program("-m", "bjoern", "-p", "pid", "-b", f"unix:{folder}/s", "module:app", cwd=folder) as program:
         assert program.end() == End(1, "", f"bjoern: error: {path}: {reason}\n")
     assert path.read_text() == text
+    assert not (folder / "s").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("pipe")])
+def test_what_is_no_file_is_left_alone(folder: Path, make: Callable[[Path], object]) -> None:
+    os.mkfifo(folder / "pipe")
+    path = folder / "pid"
+    make(path)
+    before = path.lstat().st_ino
+    with Program("-m", "bjoern", "-p", "pid", "-b", f"unix:{folder}/s", "module:app", cwd=folder) as program:
+        reason = "not a regular file: choose another pid file"
+        assert program.end() == End(1, "", f"bjoern: error: {path}: {reason}\n")
+    assert path.lstat().st_ino == before
     assert not (folder / "s").exists()
 
 

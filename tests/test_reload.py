@@ -128,6 +128,33 @@ def test_a_folder_of_templates(start: Start, tmp_path: Path) -> None:
         service.stop()
 
 
+def test_a_folder_that_is_made_later(start: Start, tmp_path: Path) -> None:
+    with start("--reload-include", "templates", listens=False) as service:
+        service.wait(f"{tmp_path}/templates is to be watched, but there is no such file or folder yet")
+        service.wait("listening on")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/page.html").write_text("<p>one")
+        (tmp_path / "made").rename(tmp_path / "templates")
+        service.wait("templates/page.html has changed")
+        service.wait("reloaded:")
+        assert service.get() == "<p>one"
+        save(tmp_path / "templates/page.html", "<p>two")
+        service.wait("templates/page.html has changed")
+        until(lambda: service.get() == "<p>two")
+        service.stop()
+
+
+def test_what_editors_keep_beside_a_file_is_no_change(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    with start("--reload-include", "templates") as service:
+        for name in (".page.html.swp", "page.html~", ".#page.html", "#page.html#", "4913"):
+            (tmp_path / "templates" / name).write_text("")
+        (tmp_path / "templates/page.html").write_text("")
+        service.wait("reloaded:")
+        service.stop()
+    assert [line for line in service.lines if "has changed" in line and "templates/page.html has" not in line] == []
+
+
 def test_an_error_of_syntax_waits_for_the_next_change(start: Start, tmp_path: Path) -> None:
     with start() as service:
         save(tmp_path / "module.py", "def app(:\n")

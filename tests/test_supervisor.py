@@ -290,7 +290,10 @@ def test_nothing_is_half_bound(tmp_path: Path, extra: list[str]) -> None:
 def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     code, _, errors = failed(tmp_path, "-w", "2", "--access-log", "folder", "-b", "unix:s")
-    assert (code, errors) == (1, "bjoern: error: folder: the access log cannot be opened (Is a directory)\n")
+    assert (code, errors) == (
+        1,
+        f"bjoern: error: {tmp_path}/folder: the access log cannot be opened (Is a directory)\n",
+    )
     assert not (tmp_path / "s").exists()
 
 
@@ -727,6 +730,48 @@ def test_json_messages(serve: Serve) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}$", record["time"]) for record in records)
 
 
+def test_a_slow_request_is_one_record_of_its_worker(serve: Serve, tmp_path: Path) -> None:
+    source = "import time\n" + WHO + "\n_who = app\ndef app(environ, start_response):\n"
+    source += "    while environ['PATH_INFO'] == '/slow' and not os.path.exists('go'): time.sleep(0.01)\n"
+    source += "    return _who(environ, start_response)\n"
+    with serve("-w", "1", "--log-format", "json", "--slow-request", "10ms", source=source) as service:
+        with connect(service.address) as client:
+            ask(client, "/slow", "Connection: close")
+            record = json.loads(service.wait("GET /slow has been running for "))
+            (tmp_path / "go").touch()
+            worker = int(answer(client).partition(b"\r\n\r\n")[2].split()[0])
+        service.stop()
+    assert (record["level"], record["pid"], record["worker"]) == ("warning", worker, 1)
+    assert record["message"].startswith("GET /slow has been running for ")
+    assert "time.sleep(0.01)" in record["traceback"]
+
+
+def test_json_of_what_is_written_in_pieces() -> None:
+    source = """
+from bjoern import messages
+
+def fail():
+    sys.stderr.write("Traceback (most recent call last):\\n")
+    sys.stderr.write("  File\\n")
+    other = threading.Thread(target=print, args=("other",), kwargs={"file": sys.stderr})
+    other.start()
+    other.join()
+    sys.stderr.write("Error: this\\n")
+
+messages.configure("info", "json")
+sys.stderr.write("one, ")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+sys.stderr.write("two\\nthe end")
+"""
+    with Program.of(source) as program:
+        code, _, errors = program.end()
+    records = [json.loads(line) for line in errors.splitlines()]
+    assert (code, [record["message"] for record in records]) == (0, ["other", "Error: this", "one, two", "the end"])
+    assert records[1]["traceback"] == "Traceback (most recent call last):\n  File\nError: this\n"
+
+
 def test_json_errors_of_the_command(tmp_path: Path) -> None:
     code, _, errors = failed(tmp_path, "--log-format", "json", "-b", "unix:nowhere/s")
     record = json.loads(errors)
@@ -746,13 +791,33 @@ def test_level(serve: Serve, tmp_path: Path) -> None:
         assert len(service.lines) == 1
 
 
-def test_variables_that_look_like_an_options(serve: Serve) -> None:
-    with serve(environ={"BJOERN_WORKRES": "2", "BJOERN_SIGNAL_CHECK_INTERVAL": "1"}) as service:
-        assert (
-            service.lines[0]
-            == "bjoern: warning: BJOERN_WORKRES is not an option's variable; did you mean BJOERN_WORKERS?"
-        )
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BJOERN_WORKRES", "BJOERN_WORKERS"),
+        ("BJOERN_CHDIRS", "BJOERN_CHDIR"),
+        ("BJOERN_HOST", "BJOERN_BIND"),
+        ("BJOERN_PORT", "PORT or BJOERN_BIND"),
+    ],
+)
+def test_variables_that_look_like_an_options(serve: Serve, name: str, meant: str) -> None:
+    with serve(environ={name: "2", "BJOERN_SIGNAL_CHECK_INTERVAL": "1"}) as service:
+        assert service.lines[0] == f"bjoern: warning: {name} is not an option's variable; did you mean {meant}?"
         assert "listening on" in service.lines[1]
+
+
+def test_variables_that_look_like_an_options_in_a_program(tmp_path: Path) -> None:
+    source = PRELUDE + f"bjoern.run(app, 'unix:{tmp_path}/s')"
+    environ = {"BJOERN_WORKRES": "2", "BJOERN_CHDIRS": "2", "BJOERN_HOST": "x", "BJOERN_PORT": "x"}
+    with Service(cwd=tmp_path, program=("-c", source), environ=environ, listens=False) as service:
+        service.addresses = [f"unix:{tmp_path}/s"]
+        service.wait("BJOERN_WORKRES")
+        until((tmp_path / "s").exists)
+        assert service.get() == "ok"
+        service.stop()
+    assert service.lines == [
+        "bjoern: warning: BJOERN_WORKRES is not an option's variable; did you mean BJOERN_WORKERS?"
+    ]
 
 
 def test_web_concurrency(serve: Serve) -> None:

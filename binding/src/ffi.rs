@@ -89,6 +89,9 @@ impl AsRef<[u8]> for Block {
 ///
 /// While the interpreter ends, CPython before 3.14 has a thread that wants to go on end by `pthread_exit`, which unwinds
 /// its stack; and Rust aborts the process for what it cannot unwind. So the thread stays where it is, as from 3.14 on.
+///
+/// Nothing else in this crate may call the three functions below, as PyO3 does for a call with keywords: it declares them
+/// as never unwinding, the linker takes the two declarations for one, and `Stay` is optimized away. `test_ends.py` tells.
 pub mod calls {
     use pyo3::ffi::PyObject;
     use pyo3::prelude::*;

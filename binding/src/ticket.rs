@@ -142,19 +142,24 @@ impl Ticket {
     /// Tells of a call that takes long, and interrupts it where its time is over.
     ///
     /// # Errors
-    /// What writing to `sys.stderr` raises.
+    /// What `traceback` raises.
     pub fn report(&self, py: Python<'_>, call: &LongCall, limit: Duration) -> PyResult<()> {
         let Some(request) = self.request(py, Some(call.number)) else { return Ok(()) };
         let (so_far, limit) = (call.so_far.as_secs_f64(), limit.as_secs_f64());
-        let mut text = format!("bjoern: {request} has been running for {so_far:.1} s, longer than ");
+        let mut text = format!("{request} has been running for {so_far:.1} s, longer than ");
         // Infallible: it is a String.
         let _ = match call.is_over_time {
             true => write!(text, "timeout={limit}: its client is answered, and RequestTimeout raised in it"),
             false => write!(text, "slow_request={limit}"),
         };
-        let stack = self.stack(py)?;
-        say(py, &format!("{text}; it is here:\n{stack}"))
+        warn(py, &format!("{text}; the stack above says where it is"), &self.stack(py)?)
     }
+}
+
+/// Says it as a warning, and a stack with it, in the form that the server's messages have.
+fn warn(py: Python<'_>, text: &str, stack: &str) -> PyResult<()> {
+    let messages = py.import(intern!(py, "bjoern.messages"))?;
+    messages.call_method1(intern!(py, "warning"), (text, stack)).map(drop)
 }
 
 /// Writes to `sys.stderr`, with one call.

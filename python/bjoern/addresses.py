@@ -103,7 +103,7 @@ def parse(text: str) -> Address:
         return InheritedAddress(int(match[1]))
     if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/]*)):([0-9]+)", text):
         return TcpAddress(match[1] or match[2], port_number(match[3]))
-    if text.count(":") > 1 and "/" not in text and "[" not in text:
+    if text.count(":") > 1 and re.fullmatch(r"[0-9A-Fa-f:.]+", text):
         host, _, port = text.rpartition(":")
         raise ValueError(f"{text!r} is not an address: write IPv6 in brackets, as in [{host}]:{port or 8000}")
     raise ValueError(f"{text!r} is not an address: use HOST:PORT, [IPV6]:PORT, unix:/PATH, unix:@NAME or fd://N")

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+
+from . import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Stamp = tuple[int, int, int] | None  # None: it does not exist
+Stamp = tuple[int, int, int] | None  # None: there is no such file
 
 # Folders nobody edits by hand; to look into them would take the time that a restart has.
 _SKIPPED = {"__pycache__", ".git", ".hg", ".svn", "node_modules", ".venv", ".tox", ".mypy_cache", ".pytest_cache"}
+# What vim and Emacs keep beside a file that is open.
+_SCRATCH = ("~", ".swp", ".swx", ".swo", "4913", "#")
 
 
 class Watch:
@@ -25,13 +30,12 @@ class Watch:
 
     def __init__(self, include: Iterable[str] = ()) -> None:
         self._files: dict[str, Stamp] = {}
-        self._folders: list[str] = []
+        self._include = [os.path.abspath(path) for path in include]
         self._missing: set[str] = set()  # not there at the last look: an editor may be about to put it back
-        for path in map(os.path.abspath, include):
-            if os.path.isdir(path):
-                self._folders.append(path)
-            else:
-                self.add([path])
+        self.add(path for path in self._include if not os.path.isdir(path))
+        for path in self._include:
+            if not os.path.exists(path):
+                messages.warning(f"{path} is to be watched, but there is no such file or folder yet")
         self._inside = self._look_inside()
 
     def add(self, paths: Iterable[str]) -> None:
@@ -53,7 +57,7 @@ class Watch:
                 self._missing.discard(path)
                 _forget_bytecode(path)
                 found = path
-        if self._folders:
+        if self._include:
             inside = self._look_inside()
             if inside != self._inside:
                 different = dict(inside.items() ^ self._inside.items())
@@ -65,10 +69,12 @@ class Watch:
 
     def _look_inside(self) -> dict[str, Stamp]:
         stamps = {}
-        for top in self._folders:
+        for top in self._include:  # a file yields nothing, and what was none may be a folder by now
             for folder, folders, files in os.walk(top):
                 folders[:] = [name for name in folders if name not in _SKIPPED]
                 for name in files:
+                    if name.endswith(_SCRATCH) or name.startswith(".#"):
+                        continue
                     path = os.path.join(folder, name)
                     stamps[path] = _stamp(path)
         return stamps
@@ -78,6 +84,8 @@ def _stamp(path: str) -> Stamp:
     try:
         status = os.stat(path)
     except OSError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 

@@ -12,6 +12,7 @@ import argparse
 import errno
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import Any, NoReturn
 from . import __version__, addresses, loader, messages, options, systemd
 from .addresses import Address, InheritedAddress, TcpAddress
 from .options import HANDOVER, Options
-from .server import DEFAULT_ADDRESS, Server, announcement, url_of
+from .privileges import Identity
+from .server import DEFAULT_ADDRESS, Server, announcement, pin_access_log, url_of
 from .sockets import Listener, bind_all
 
 EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
@@ -28,16 +30,16 @@ EXIT_SYSTEM, EXIT_USAGE, EXIT_APP, EXIT_INTERRUPTED = 1, 2, 4, 130
 SHELLS = ("bash", "zsh", "fish")
 
 # The groups of options in the order of --help.
-GROUPS = {
-    "where to listen": "where to listen",
-    "processes": "processes (SIZE: 65536, 64K, 512M, 1G)",
-    "concurrency": "concurrency",
-    "limits": "limits",
-    "timeouts": "timeouts (TIME: 30, 0.5, 500ms, 30s, 5m)",
-    "protocol": "protocol",
-    "proxy": "behind a proxy",
-    "logs": "logs",
-}
+GROUPS = (
+    "where to listen",
+    "processes",
+    "concurrency",
+    "limits",
+    "timeouts",
+    "protocol",
+    "behind a proxy",
+    "logs",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -52,11 +54,14 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         # Resolved before the application is imported, which may change the environment.
         resolved = Options.resolve("bjoern", _keywords(chosen), scope="command")
+        if chosen.app is None:  # asked last: where a flag lacks its value, it took the application for it
+            parser().error("the following arguments are required: MODULE:APP")
         messages.configure(resolved.log_level, resolved.log_format)
         binds = _binds(chosen, resolved, os.environ)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))
-    _warn_of_variables(os.environ)
+    for warning in options.misspelt(os.environ, "command"):
+        messages.warning(warning)
     from .supervisor import starting_directory
 
     directory = starting_directory()
@@ -64,10 +69,11 @@ def _run(chosen: argparse.Namespace) -> int:
         _settle_down(resolved)
     except OSError as error:
         _fail(EXIT_SYSTEM, _explained(error))
-    if chosen.check:
-        _load(chosen.app)
-        return 0
     try:
+        if chosen.check:
+            Identity(resolved.user, resolved.group)
+            _load(chosen.app)
+            return 0
         if resolved.watched or HANDOVER in os.environ or systemd.watchdog_wanted():
             _supervise(chosen.app, resolved, binds, directory)
         else:
@@ -93,7 +99,15 @@ def _serve(app: Any, resolved: Options, binds: Sequence[Address]) -> None:
     notifier = systemd.Notifier()
     server = Server(app, binds, reuse_port=resolved.reuse_port, backlog=resolved.backlog, **resolved.server_keywords())
 
+    def reopen(number: int, frame: Any) -> None:
+        try:
+            server.reopen_logs()
+        except OSError as error:
+            messages.error(f"{error.filename}: {error.strerror}; the one before is written to")
+
     def ready() -> None:
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # else the application has its own idea of it
+            signal.signal(signal.SIGUSR1, reopen)
         messages.write("info", announcement([url_of(one) for one in server.addresses], resolved), bare=True)
         notifier.send("READY=1")
 
@@ -118,6 +132,7 @@ def _settle_down(resolved: Options) -> None:
         except OSError as error:
             raise OSError(error.errno, f"cannot change to {resolved.chdir}: {error.strerror}") from None
         os.environ["PWD"] = os.path.abspath(resolved.chdir)
+    pin_access_log(resolved)
     if resolved.umask is not None:
         os.umask(resolved.umask)
     for folder in reversed(resolved.pythonpath):
@@ -130,8 +145,9 @@ def parser() -> Parser:
         prog="bjoern",
         usage="bjoern [OPTIONS] MODULE:APP",
         description="Serve a WSGI application.",
-        epilog="Every option is also a variable, BJOERN_KEEP_ALIVE for --keep-alive; the flag goes first. "
-        "PORT, WEB_CONCURRENCY (for --workers) and systemd's LISTEN_FDS are heeded, too.",
+        epilog="SIZE is 65536, 64K, 512M or 1G; TIME is 30, 0.5, 500ms, 30s or 5m. Every option is also a variable, "
+        "BJOERN_KEEP_ALIVE for --keep-alive; the flag goes first. PORT, WEB_CONCURRENCY (for --workers), "
+        "FORWARDED_ALLOW_IPS and systemd's LISTEN_FDS are heeded, too.",
         formatter_class=lambda prog: argparse.HelpFormatter(
             prog, max_help_position=26, width=min(shutil.get_terminal_size().columns, 80) - 1
         ),
@@ -155,7 +171,7 @@ def parser() -> Parser:
         action=_Completion,
         help="show the completion for bash, zsh or fish, and exit",
     )
-    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for option in options.OPTIONS:
         kind: dict[str, Any] = {"metavar": option.unit.metavar}
         if option.unit is options.SWITCH:
@@ -191,18 +207,19 @@ class Parser(argparse.ArgumentParser):
         for argument in unknown:
             from difflib import get_close_matches
 
-            near = get_close_matches(argument.partition("=")[0], self._option_string_actions, n=1)
+            flags = self._option_string_actions if argument.startswith("-") else ()
+            near = get_close_matches(argument.partition("=")[0], flags, n=1)
             self.error(f"unknown argument {argument}" + (f"; did you mean {near[0]}?" if near else ""))
         if chosen.app is None:
             for option in options.OPTIONS:  # what such a flag took for its file was the last argument
-                if option.unit is options.LOG and getattr(chosen, option.name) not in (None, "-"):
-                    chosen.app = getattr(chosen, option.name)
+                given = getattr(chosen, option.name)
+                if option.unit is options.LOG and given not in (None, "", "-") and os.sep not in given:
+                    chosen.app = given
                     setattr(chosen, option.name, "-")
-                    return chosen
-            self.error("the following arguments are required: MODULE:APP")
         return chosen
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("ignored explicit argument", "it takes no value, got")
         _fail(EXIT_USAGE, f"{message} (see bjoern --help)")
 
 
@@ -227,7 +244,8 @@ def _binds(chosen: argparse.Namespace, resolved: Options, environ: Mapping[str, 
         raise ValueError("--bind and --host or --port exclude each other; put both into --bind HOST:PORT")
     if chosen.bind:
         return [addresses.parse(text) for text in resolved.bind]
-    port = _labelled("PORT", addresses.port_number, environ.get("PORT") or DEFAULT_ADDRESS.port)
+    variable = environ.get("PORT", "").strip()
+    port = _labelled("PORT", addresses.port_number, variable or DEFAULT_ADDRESS.port)
     if chosen.host is not None or chosen.port is not None:
         if chosen.port is not None:
             port = _labelled("--port", addresses.port_number, chosen.port)
@@ -236,18 +254,7 @@ def _binds(chosen: argparse.Namespace, resolved: Options, environ: Mapping[str, 
         return [InheritedAddress(number) for number in inherited]
     if resolved.bind:
         return [addresses.parse(text) for text in resolved.bind]
-    return [TcpAddress("0.0.0.0" if environ.get("PORT") else DEFAULT_ADDRESS.host, port)]
-
-
-def _warn_of_variables(environ: Mapping[str, str]) -> None:
-    """Says which variables look like an option's, and are none's."""
-    known = {options.variable(option) for option in options.OPTIONS}
-    for name in sorted(environ):
-        if name.startswith("BJOERN_") and name not in known and name != HANDOVER:
-            from difflib import get_close_matches
-
-            if near := get_close_matches(name, known, n=1, cutoff=0.8):
-                messages.warning(f"{name} is not an option's variable; did you mean {near[0]}?")
+    return [TcpAddress("0.0.0.0" if variable else DEFAULT_ADDRESS.host, port)]
 
 
 def _labelled(label: str, read: Any, text: Any) -> Any:

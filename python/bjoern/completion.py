@@ -48,13 +48,15 @@ def _bash(parser: Parser) -> str:
                 f"""        {pattern}) COMPREPLY=($(compgen -W "{" ".join(flag.choices)}" -- "$word")); return ;;\n"""
             )
         elif flag.takes_file:
-            cases += f"""        {pattern}) COMPREPLY=($(compgen -f -- "$word")); return ;;\n"""
+            cases += f"""        {pattern}) compopt -o default; return ;;\n"""
         elif flag.takes_value:
             cases += f"""        {pattern}) return ;;\n"""
     return f"""\
 # bash completion of bjoern: source <(bjoern --completion bash)
 _bjoern() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
+    [[ $word == = ]] && word=""
+    [[ $before == = ]] && before="${{COMP_WORDS[COMP_CWORD-2]}}"
     COMPREPLY=()
     case "$before" in
 {cases}    esac
@@ -82,7 +84,10 @@ def _zsh(parser: Parser) -> str:
             value = ":file:_files"
         else:
             value = ":value:" if flag.takes_value else ""
-        lines += [f"        '*{name}[{help}]{value}' \\" for name in flag.names]
+        # "=": a value may also follow an equals sign.
+        lines += [
+            f"        '*{name}{'=' if value and name[1] == '-' else ''}[{help}]{value}' \\" for name in flag.names
+        ]
     return "\n".join(
         [
             "#compdef bjoern",
@@ -103,8 +108,11 @@ def _zsh(parser: Parser) -> str:
 def _fish(parser: Parser) -> str:
     lines = [
         "# fish completion of bjoern: bjoern --completion fish | source",
-        "complete -c bjoern -f",
-        'complete -c bjoern -a \'(string replace -r "\\.py$" "" *.py)\'',
+        "function __bjoern_modules",
+        "    set -l files *.py",
+        "    string replace -r '\\.py$' '' -- $files",
+        "end",
+        "complete -c bjoern -f -a '(__bjoern_modules)'",
     ]
     for flag in _flags(parser):
         help = flag.help.replace("\\", "\\\\").replace("'", "\\'")

@@ -12,7 +12,7 @@ import bjoern
 
 from . import addresses, messages, sockets
 from ._bjoern import features
-from .options import HANDOVER, OPTIONS, SCOPES, Options, check_names
+from .options import HANDOVER, OPTIONS, SCOPES, Options, check_names, misspelt
 from .server import Server, check_callable
 from .sockets import DEFAULT_LISTEN_BACKLOG
 
@@ -84,6 +84,8 @@ def run(*args: Any, statsd: Mapping[str, Any] | None = None, **kwargs: Any) -> N
         scopes = {option.name: option.scope for option in OPTIONS if option.scope in SCOPES["run"]}
         options = Options.resolve("run", {name: kwargs[name] for name in kwargs if name in scopes}, scope="run")
         messages.configure(options.log_level, options.log_format)
+        for warning in misspelt(os.environ, "run"):
+            messages.warning(warning)
         if options.umask is not None:
             os.umask(options.umask)
         others = {name: value for name, value in kwargs.items() if scopes.get(name) != "run"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import _local  # threading has it, too, and costs more
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,20 +38,20 @@ def identify(worker: int | None = None) -> None:
     _supervised, _worker = True, worker
 
 
-def debug(text: str, **details: Any) -> None:
-    write("debug", text, **details)
+def debug(text: str, traceback: str = "") -> None:
+    write("debug", text, traceback=traceback)
 
 
-def info(text: str, **details: Any) -> None:
-    write("info", text, **details)
+def info(text: str, traceback: str = "") -> None:
+    write("info", text, traceback=traceback)
 
 
-def warning(text: str, **details: Any) -> None:
-    write("warning", text, **details)
+def warning(text: str, traceback: str = "") -> None:
+    write("warning", text, traceback=traceback)
 
 
-def error(text: str, **details: Any) -> None:
-    write("error", text, **details)
+def error(text: str, traceback: str = "") -> None:
+    write("error", text, traceback=traceback)
 
 
 def write(level: str, text: str, *, bare: bool = False, traceback: str = "") -> None:
@@ -96,13 +97,17 @@ def _record(level: str, text: str, traceback: str = "") -> str:
     return json.dumps(record) + "\n"
 
 
-class _JsonLines:
-    """Stands for `sys.stderr`, and makes each line written to it a record, and a traceback with its exception one."""
+class _JsonLines(_local):
+    """Stands for `sys.stderr`, and makes each line written to it a record, and a traceback with its exception one.
+
+    What is not a line yet is each thread's own: `print` writes the end of a line by itself, tracebacks line by line.
+    """
+
+    _line = ""
+    _traceback = ""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self._line = ""
-        self._traceback = ""
 
     def write(self, text: str) -> int:
         *lines, self._line = (self._line + text).split("\n")
@@ -114,6 +119,12 @@ class _JsonLines:
                 self.stream.write(_record("error", line, traceback + line + "\n" if traceback else ""))
                 self.stream.flush()
         return len(text)
+
+    def flush(self) -> None:
+        """Makes a record of the line as far as it has come: at the end of a process it is not completed any more."""
+        if self._line:
+            self.write("\n")
+        self.stream.flush()
 
     def writelines(self, lines: Any) -> None:
         for line in lines:

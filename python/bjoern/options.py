@@ -13,7 +13,7 @@ from .deferred import Deferred, dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 Value = bool | int | float | str | tuple[str, ...] | None
@@ -240,8 +240,8 @@ _DURATION_FORM = "a duration such as 30, 0.5, 500ms, 30s or 5m"
 _SWITCH_FORM = "1 or 0 (or true/false, yes/no, on/off)"
 _YEAR = 366 * 24 * 3600
 
-BYTES = Unit((int,), "an int, in bytes,", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
-SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:g}s".format, _YEAR)
+BYTES = Unit((int,), "an int, in bytes", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
+SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:.9g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
 _OR_NONE = (str, type(None))
@@ -393,14 +393,19 @@ class Options(Deferred):
     forwarded_allow_ips: str = _option(
         "",
         PEERS,
-        "proxy",
+        "behind a proxy",
         "proxies whose Forwarded or X-Forwarded-* count: addresses, networks, unix, * = any peer",
         variable="FORWARDED_ALLOW_IPS",
     )
     proxy_protocol: bool = _option(
-        False, SWITCH, "proxy", "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed"
+        False,
+        SWITCH,
+        "behind a proxy",
+        "each connection begins with a PROXY protocol header, version 1 or 2; else it is closed",
     )
-    root_path: str = _option("", ROOT, "proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO")
+    root_path: str = _option(
+        "", ROOT, "behind a proxy", "where the application is mounted: SCRIPT_NAME, taken off PATH_INFO"
+    )
 
     bind: tuple[str, ...] = _option(
         (),
@@ -465,7 +470,7 @@ class Options(Deferred):
     )
 
     access_log: str | None = _option(
-        None, LOG, "logs", "a line for each request goes to this file; - = standard output"
+        None, LOG, "logs", "a line for each request goes to this file; - or no name = standard output"
     )
     access_log_format: str = _option(
         "combined", FORMAT, "logs", "common, combined, json, or atoms of gunicorn's such as %(h)s"
@@ -552,9 +557,24 @@ def check_names(caller: str, names: Iterable[str], scope: str = "server") -> Non
         if not hint:
             from difflib import get_close_matches  # only ever needed on the way out
 
-            near = get_close_matches(name, [one.name for one in OPTIONS if one.scope in SCOPES[scope]], n=1)
+            own = [one.name for one in OPTIONS if one.scope in SCOPES[scope]]
+            near = get_close_matches(name, own, n=1) or get_close_matches(name, list(options), n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
         raise TypeError(f"{caller}() got an unexpected keyword argument '{name}'{hint}")
+
+
+def misspelt(environ: Mapping[str, str], scope: str) -> Iterator[str]:
+    """What is to be said of each variable that is none, and looks like one of the scope."""
+    known = {variable(option): variable(option) for option in OPTIONS if option.scope in SCOPES[scope]}
+    if scope == "command":  # flags without a variable of their own
+        known |= {"BJOERN_HOST": "BJOERN_BIND", "BJOERN_PORT": "PORT or BJOERN_BIND"}
+    for name in sorted(environ):
+        if not name.startswith("BJOERN_") or name == HANDOVER or known.get(name) == name:
+            continue
+        from difflib import get_close_matches
+
+        if near := get_close_matches(name, known, n=1, cutoff=0.8):
+            yield f"{name} is not an option's variable; did you mean {known[near[0]]}?"
 
 
 _TAKERS = {"run": "bjoern.run(app, ...) and the command", "command": "only the command"}
@@ -562,12 +582,12 @@ _TAKERS = {"run": "bjoern.run(app, ...) and the command", "command": "only the c
 
 def check(option: Option, value: Any, label: str) -> Value:
     """The value, fit for the option. `label` names it in the TypeError or ValueError raised otherwise."""
-    unit, minimum = option.unit, option.minimum
+    unit = option.unit
     # bool is an int to isinstance, but keep_alive=True is a mistake.
     if not isinstance(value, unit.types) or (isinstance(value, bool) and unit is not SWITCH):
         raise TypeError(f"{label} must be {unit.takes}, got {value!r}")
-    if unit in (BYTES, SECONDS, COUNT) and not minimum <= value <= unit.maximum:  # NaN fails this, too
-        raise ValueError(f"{label} must be {unit.takes}, from {minimum} to {unit.maximum}, got {value!r}")
+    if bound := _missed(option, value):
+        raise ValueError(f"{label} must be {bound}, got {value!r}")
     unit.check(value, label)
     if unit in (ADDRESSES, PATHS):
         return tuple(value)
@@ -581,7 +601,17 @@ def parse(option: Option, text: str, label: str) -> Value:
         value = unit.parse(text)
     except ValueError:
         raise ValueError(f"{label} must be {unit.text_form}, got {text!r}") from None
+    if bound := _missed(option, value):
+        raise ValueError(f"{label} must be {bound}, got {text!r}")
     return check(option, value, label)
+
+
+def _missed(option: Option, value: Any) -> str:
+    """The bound that a number does not keep, in words; "" where it keeps both. NaN keeps none."""
+    unit = option.unit
+    if unit not in (BYTES, SECONDS, COUNT) or option.minimum <= value <= unit.maximum:
+        return ""
+    return f"at most {unit.show(unit.maximum)}" if value > unit.maximum else f"at least {unit.show(option.minimum)}"
 
 
 def table() -> str:

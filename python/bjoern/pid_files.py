@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 
 class PidFile:
@@ -20,6 +21,8 @@ class PidFile:
     def check(self) -> None:
         """Raises FileExistsError where the file is that of another process that lives, or no pid file at all."""
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # to open it may wait, and to replace it does harm
+                raise FileExistsError(errno.EEXIST, "not a regular file: choose another pid file", self.path)
             with open(self.path, encoding="ascii", errors="replace") as file:
                 text = file.read(64).strip()
         except FileNotFoundError:

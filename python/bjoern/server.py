@@ -64,6 +64,7 @@ class Server:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
         self.options = Options.resolve("Server", options)
         vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
+        pin_access_log(self.options)
         check_access_log(self.options.access_log)
         self._app = app
         self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
@@ -230,6 +231,12 @@ def check_callable(app: object) -> None:
     """Raises TypeError where a WSGI application cannot be called."""
     if not callable(app):
         raise TypeError(f"wsgi_app must be callable with (environ, start_response), got {app!r}")
+
+
+def pin_access_log(options: Options) -> None:
+    """Makes the path of the access log absolute: the application may change the working directory."""
+    if options.access_log not in (None, "-"):
+        vars(options)["access_log"] = os.path.abspath(str(options.access_log))
 
 
 def check_access_log(path: str | None) -> None:
