@@ -506,6 +506,69 @@ def test_what_was_registered_for_the_end_is_run(serve: Serve, tmp_path: Path) ->
     assert {path.name for path in tmp_path.glob("ended-*")} == {f"ended-{pid}" for pid in workers}
 
 
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+def test_what_was_registered_for_the_end_is_not_cut_short(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    """A terminal's SIGINT reaches all, and is followed by the supervisor's SIGTERM."""
+    source = (
+        WHO
+        + """
+import atexit, time
+
+@atexit.register
+def finish():
+    open("begun", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    open("ended", "w").close()
+"""
+    )
+    with serve("-w", "1", source=source) as service:
+        worker = service.worker()
+        os.kill(worker, SIGINT)
+        until((tmp_path / "begun").exists)
+        os.kill(worker, number)
+        until(lambda: is_gone(worker) or not has_signals_pending(worker))
+        (tmp_path / "go").touch()
+        until(lambda: is_gone(worker))
+        assert (tmp_path / "ended").exists()
+        service.stop()
+        assert service.lines[1:] == []
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_handlers_of_the_application_are_left_alone(serve: Serve, tmp_path: Path, preload: str) -> None:
+    source = (
+        WHO + "\nimport signal\nsignal.signal(signal.SIGUSR2, lambda *_: open(f'heard-{os.getpid()}', 'w').close())\n"
+    )
+    with serve("-w", "1", preload, source=source) as service:
+        worker = service.worker()
+        os.kill(worker, signal.SIGUSR2)
+        until((tmp_path / f"heard-{worker}").exists)
+        service.stop()
+    assert len(list(tmp_path.glob("heard-*"))) == 1
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_a_worker_that_ignores_sigterm_ends_gracefully(serve: Serve, tmp_path: Path, preload: str) -> None:
+    source = SLOW + "\nimport signal\nsignal.signal(signal.SIGTERM, lambda *_: open('ignored', 'w').close())\n"
+    with serve("-w", "1", preload, source=source) as service, connect(service.address) as client:
+        ask(client, "/slow")
+        until((tmp_path / "begun").exists)
+        reload(service)
+        until((tmp_path / "ignored").exists)
+        (tmp_path / "go").touch()
+        response = answer(client)
+        assert response.startswith(b"HTTP/1.1 200 ")
+        until(lambda: is_gone(int(response.partition(b"\r\n\r\n")[2])))
+        service.stop()
+        assert not any("killed" in line for line in service.lines)
+
+
+def has_signals_pending(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)$", status, re.MULTILINE))
+
+
 # The service manager
 
 

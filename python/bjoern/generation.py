@@ -177,6 +177,10 @@ class Generation:
         self._identity.assume()
         if not self._prepare():
             return EXIT_APP
+        for number in _SIGNALS:
+            if (handler := signal.getsignal(number)) not in (None, _heard):  # the application's own: for the workers
+                self._handlers[number] = handler
+                signal.signal(number, _heard)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(heard, select.POLLIN)
@@ -500,6 +504,9 @@ def _flush() -> None:
 
 def _leave(code: int) -> NoReturn:
     """Ends a worker as an interpreter ends, but without going back through the program that forked it."""
+    for number, handler in ((signal.SIGTERM, _ended), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is handler:  # it ends already: what the application does for that is not cut short
+            signal.signal(number, _heard)
     try:
         threading = sys.modules.get("threading")
         if threading is not None:

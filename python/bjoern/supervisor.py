@@ -345,7 +345,11 @@ class Supervisor:
         worker.deadline = time.monotonic() + _MARGIN + (self._told["graceful_timeout"] if graceful else 0.0)
         if not graceful:
             self._order(worker, signal.SIGQUIT)
-        elif not begun_already:  # it would take this for the second SIGTERM, and stop without grace
+            return
+        # The end of the channel tells one that does not heed SIGTERM, which is for the application's handler then.
+        with contextlib.suppress(OSError):
+            worker.channel.socket.shutdown(socket.SHUT_WR)
+        if not begun_already:  # it would take this for the second SIGTERM, and stop without grace
             self._order(worker, signal.SIGTERM)
 
     def _ended(self, worker: Worker, status: int | None) -> None:
