@@ -292,8 +292,17 @@ class _Worker:
         self._load, self._app, self._options = generation._load, generation._app, generation._options
         self._sockets, self._board = generation._sockets, generation._board
         self._server: _WorkerServer | None = None
+        self._leaves = False
 
     def run(self, mask: set[Any]) -> int:
+        try:
+            return self._run(mask)
+        finally:  # what the application does at its end is not cut short
+            self._leaves = True
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _heard)
+
+    def _run(self, mask: set[Any]) -> int:
         messages.identify(self._number)
         self._hear_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -332,7 +341,7 @@ class _Worker:
     def _hear_signals(self) -> None:
         """Signals of the supervisor, where the application has not its own idea of them."""
         ours: dict[int, Callable[[int, FrameType | None], Any]] = {
-            signal.SIGTERM: _ended,  # so that what it registered for its end is run
+            signal.SIGTERM: self._end,  # so that what it registered for its end is run
             signal.SIGQUIT: self._stop_at_once,
             signal.SIGHUP: _heard,
             signal.SIGUSR1: self._reopen_logs,
@@ -359,6 +368,10 @@ class _Worker:
         if self._server is None:
             raise SystemExit(0)
         self._server.stop()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if not self._leaves and (self._server is None or not self._server.drains):
+            raise SystemExit(0)
 
     def _stop_at_once(self, number: int, frame: FrameType | None) -> None:
         if self._server is None:
@@ -399,7 +412,7 @@ class _WorkerServer(Server):
     ) -> None:
         super().__init__(app, sockets=sockets, **options.server_keywords())
         self._channel, self._board, self._number = channel, board, number
-        self._told = False
+        self.drains = False
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
         board = self._board.memory if self._number <= len(self._board) else None
@@ -410,8 +423,8 @@ class _WorkerServer(Server):
         for sock in self.sockets:  # those of this process: while they are open, the system would queue connections
             assert isinstance(sock, socket.socket)
             sock.close()
-        if not self._told:
-            self._told = True
+        if not self.drains:
+            self.drains = True
             self._channel.send(draining=True)
 
 
@@ -478,10 +491,6 @@ def _heard(number: int, frame: FrameType | None) -> None:
     """A handler that does nothing: the signal is for somebody else, or the loop looks by itself."""
 
 
-def _ended(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
-
-
 def _code_of(ending: SystemExit) -> int:
     if ending.code is None or isinstance(ending.code, int):
         return (ending.code or 0) & 0xFF
@@ -504,9 +513,6 @@ def _flush() -> None:
 
 def _leave(code: int) -> NoReturn:
     """Ends a worker as an interpreter ends, but without going back through the program that forked it."""
-    for number, handler in ((signal.SIGTERM, _ended), (signal.SIGINT, signal.default_int_handler)):
-        if signal.getsignal(number) is handler:  # it ends already: what the application does for that is not cut short
-            signal.signal(number, _heard)
     try:
         threading = sys.modules.get("threading")
         if threading is not None:
