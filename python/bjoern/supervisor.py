@@ -45,7 +45,7 @@ _SETTLED = 1.0
 # longest; seconds.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 15.0
 # The longest where it served, however shortly: it is a request that kills, and not the start that fails.
-_LONGEST_BACKOFF_OF_SERVING = 1.0
+_LONGEST_BACKOFF_OF_SERVING = 0.5
 # So many in a row that never served, while none serves, and there is no hope.
 _HOPELESS = 6
 # What a worker gets beyond `graceful_timeout`, within which it is to end by itself; seconds.
