@@ -472,6 +472,39 @@ def test_a_worker_that_hangs_is_killed(serve: Serve, tmp_path: Path, threads: in
         service.stop()
 
 
+@pytest.mark.parametrize("how", ["it is stopped", "a thread keeps the GIL"])
+def test_a_worker_without_a_sign_of_life_is_killed(serve: Serve, how: str) -> None:
+    source = WHO + "\nimport ctypes, threading\n_who = app\ndef app(environ, start_response):\n"
+    source += "    if environ['PATH_INFO'] == '/keep': threading.Thread(target=ctypes.PyDLL(None).pause).start()\n"
+    source += "    return _who(environ, start_response)\n"
+    with serve("-w", "1", "--worker-timeout", "500ms", source=source) as service, connect(service.address) as client:
+        worker = service.worker()
+        if how == "it is stopped":
+            os.kill(worker, signal.SIGSTOP)
+        else:
+            ask(client, "/keep")
+        service.wait(f"(pid {worker}) is killed and replaced: ")
+        assert service.worker() != worker
+        service.stop()
+
+
+def test_an_idle_worker_shows_that_it_lives(serve: Serve) -> None:
+    with serve("-w", "1", "--worker-timeout", "20") as service:
+        worker = service.worker()
+        looks = Path(f"/proc/{worker}/status")
+
+        def woken() -> int:
+            match = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", looks.read_text(), re.MULTILINE)
+            assert match
+            return int(match[1])
+
+        before = woken()
+        until(lambda: woken() > before + 2)  # it is asked again only when it has answered
+        assert service.worker() == worker
+        service.stop()
+        assert service.lines[1:] == []
+
+
 def service_worker(service: Service) -> int:
     """The process of the only worker, which does not answer: from the status."""
     service.send(signal.SIGUSR1)

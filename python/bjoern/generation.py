@@ -333,7 +333,8 @@ class _Worker:
             messages.error(f"{error.filename}: {error.strerror}")
             return 1
         try:
-            self._server.run(ready=lambda: self._channel.send(ready=True))
+            answers = signal.getsignal(signal.SIGIO) == self._look_at_channel  # or the application has that signal
+            self._server.run(ready=lambda: self._channel.send(ready=True, answers=answers))
         except KeyboardInterrupt:
             return 0
         return 0
@@ -351,23 +352,21 @@ class _Worker:
         for number, handler in ours.items():
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, handler)
-        # The end of the channel is the end of the supervisor, however it came, and arrives as SIGIO: no thread has to
-        # wait for it.
+        # The end of the channel is the end of the supervisor, however it came, or its word that this worker is to end.
+        # It arrives as SIGIO: no thread has to wait for it.
         descriptor = self._channel.fileno()
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
         self._look_at_channel()  # it may be over by now
 
     def _look_at_channel(self, number: int = 0, frame: FrameType | None = None) -> None:
-        try:
-            self._channel.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        if self._server is None:
-            raise SystemExit(0)
-        self._server.stop()
+        for message in self._channel.messages():
+            if message is not None:  # whether it lives
+                self._channel.send(lives=True)
+            elif self._server is None:
+                raise SystemExit(0)
+            else:
+                self._server.stop()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         if not self._leaves and (self._server is None or not self._server.drains):
