@@ -57,12 +57,13 @@ class Program:
         cwd: Path | None = None,
         environ: Mapping[str, str] | None = None,
         fds: tuple[int, ...] = (),
+        python: str = sys.executable,
     ) -> None:
         settings = {name: value for name, value in os.environ.items() if name != "PORT" and name[:7] != "BJOERN_"}
         if threads := os.environ.get("BJOERN_THREADS"):
             settings["BJOERN_THREADS"] = threads  # `make threaded-test` means every server
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [python, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

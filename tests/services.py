@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,8 +38,9 @@ class Service:
         fds: tuple[int, ...] = (),
         program: tuple[str, ...] = ("-m", "bjoern"),
         listens: bool = True,
+        python: str = sys.executable,
     ) -> None:
-        self.program = Program(*program, *arguments, cwd=cwd, environ=environ, fds=fds)
+        self.program = Program(*program, *arguments, cwd=cwd, environ=environ, fds=fds, python=python)
         self.pid = self.program.process.pid
         self.lines: list[str] = []
         self._mark = 0

@@ -145,21 +145,22 @@ def test_a_process_can_read_what_another_does() -> None:
 
 
 def test_a_worker_in_its_application_says_since_when() -> None:
-    with workers(1, threads=2) as (program, port, _), connect(port) as one, connect(port) as other:
+    with workers(1, threads=2) as (program, port, _), connect(port) as one:
         before = time.monotonic() * 1000
         ask(one, "/gate")
         assert program.hear() == "called"
         settled(program, busy=1, out_since=0)  # the other thread leads
-        ask(other, "/gate")
-        assert program.hear() == "called"
-        told = row(program)
-        assert (told["busy"], told["requests"]) == (2, 2)
-        assert before - 100 <= told["out_since"] <= time.monotonic() * 1000  # the clock may be some ticks behind
-        for _ in range(2):
-            program.tell("go")
-            assert program.hear() == "1"
-        assert one.recv(1000)
-        assert other.recv(1000)
+        with connect(port) as other:  # by now, so that it is the other thread's where each has a loop
+            ask(other, "/gate")
+            assert program.hear() == "called"
+            told = row(program)
+            assert (told["busy"], told["requests"]) == (2, 2)
+            assert before - 100 <= told["out_since"] <= time.monotonic() * 1000  # the clock may be some ticks behind
+            for _ in range(2):
+                program.tell("go")
+                assert program.hear() == "1"
+            assert one.recv(1000)
+            assert other.recv(1000)
         settled(program, busy=0, out_since=0)
 
 

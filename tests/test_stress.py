@@ -11,22 +11,26 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from conftest import Serve
 from programs import Program
 from server_process import ServerProcess
-from wire import Address, Client, Closed, message
+from services import Service
+from wire import GUARD, Address, Client, Closed, message
 
 MIXED = "apps.mixed:app"
 SECONDS = float(os.environ.get("STRESS_SECONDS", "8"))
 CLIENTS = 12
+RELOADS = int(os.environ.get("STRESS_RELOADS", "5"))
 SEED = int(os.environ.get("SEED", str(random.randrange(1 << 32))))
 
 
@@ -73,7 +77,9 @@ def pipelined(client: Client, chance: random.Random, number: int) -> bool:
         response = client.recv_response()
         assert (response.status, response.get("X-Id")) == (200, str(number + at))
         assert response.body == block(number + at, 320)
-    return not response.closes
+        if response.closes:  # as by who is to end; the rest is for another to answer
+            return False
+    return True
 
 
 def leaves(client: Client, chance: random.Random, number: int) -> bool:
@@ -116,6 +122,7 @@ class Crowd:
         self.over = threading.Event()
         self.failures: list[str] = []
         self.answered = 0
+        self.news = threading.Condition()
         self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(CLIENTS)]
         for thread in self.threads:
             thread.start()
@@ -132,7 +139,9 @@ class Crowd:
                 if not action(client, chance, number):
                     client.close()
                     client = None
-                self.answered += 1
+                with self.news:
+                    self.answered += 1
+                    self.news.notify_all()
         except (OSError, Closed) as error:
             # Requests may come too late; an answer that has begun is whole.
             is_cut = any(frame.name == "recv_block" for frame in traceback.extract_tb(error.__traceback__))
@@ -143,6 +152,14 @@ class Crowd:
         finally:
             if client:
                 client.close()
+            with self.news:
+                self.news.notify_all()
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more have got what they asked for, or one has not."""
+        with self.news:
+            wanted = self.answered + more
+            assert self.news.wait_for(lambda: self.answered >= wanted or self.failures, GUARD)
 
     def join(self) -> None:
         self.over.set()
@@ -166,6 +183,25 @@ def test_everything_at_once(serve: Serve, options: dict[str, int]) -> None:
     end = time.monotonic() + 30
     while open_connections(server) > 1:  # the one that asks
         assert time.monotonic() < end, "connections are left over"
+
+
+def test_reloads_in_the_middle_of_it() -> None:
+    """Who asks an old worker is answered whole, and told where it was the last answer; nobody is left behind."""
+    arguments = ["-w", "2", "--threads", "4", "--body-buffer", "100000", "-b", "127.0.0.1:0", MIXED]
+    with Service(*arguments, cwd=Path(__file__).parent) as service:
+        host, _, port = service.address.removeprefix("http://").rpartition(":")
+        crowd = Crowd((host, int(port)))
+        try:
+            for _ in range(RELOADS):
+                crowd.wait_for(10 * CLIENTS)
+                service.send(signal.SIGHUP)
+                service.wait("reloaded: 2 workers serve")
+        finally:
+            crowd.join()
+        service.send(signal.SIGUSR1)
+        service.wait("2 of 2 workers serve")
+        service.stop()
+        assert not [line for line in service.lines if re.search("error|warning|Traceback", line)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,6 +6,7 @@ what is said and answered is waited for. `Crowd` keeps connections busy and know
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -457,9 +458,12 @@ def test_max_rss(serve: Serve) -> None:
 def test_a_worker_that_hangs_is_killed(serve: Serve, tmp_path: Path, threads: int) -> None:
     arguments = ["-w", "1", "--threads", str(threads), "--worker-timeout", "500ms"]
     with serve(*arguments, source=SLOW) as service:
-        clients = [connect(service.address) for _ in range(threads)]
-        for client in clients:
-            ask(client, "/slow")
+        clients = []
+        for _ in range(threads):  # a free thread alone accepts, in whatever loop it is
+            clients.append(connect(service.address))
+            ask(clients[-1], "/slow")
+            until((tmp_path / "begun").exists)
+            (tmp_path / "begun").unlink()
         service.wait(f"(pid {service_worker(service)}) is killed and replaced: ")
         service.wait('module.py", line 8 in app')  # where it hangs
         for client in clients:
@@ -469,6 +473,43 @@ def test_a_worker_that_hangs_is_killed(serve: Serve, tmp_path: Path, threads: in
             client.close()
         service.worker()
         service.stop()
+
+
+@pytest.mark.parametrize("how", ["it is stopped", "a thread keeps the GIL"])
+def test_a_worker_without_a_sign_of_life_is_killed(serve: Serve, how: str) -> None:
+    if how == "a thread keeps the GIL" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("there is no GIL to keep")
+    source = WHO + "\nimport ctypes, threading\n_who = app\ndef app(environ, start_response):\n"
+    source += (
+        "    if environ['PATH_INFO'] == '/keep': threading.Thread(target=ctypes.PyDLL(None).sleep, args=[60]).start()\n"
+    )
+    source += "    return _who(environ, start_response)\n"
+    with serve("-w", "1", "--worker-timeout", "500ms", source=source) as service, connect(service.address) as client:
+        worker = service.worker()
+        if how == "it is stopped":
+            os.kill(worker, signal.SIGSTOP)
+        else:
+            ask(client, "/keep")
+        service.wait(f"(pid {worker}) is killed and replaced: ")
+        assert service.worker() != worker
+        service.stop()
+
+
+def test_an_idle_worker_shows_that_it_lives(serve: Serve) -> None:
+    with serve("-w", "1", "--worker-timeout", "20") as service:
+        worker = service.worker()
+        looks = Path(f"/proc/{worker}/status")
+
+        def woken() -> int:
+            match = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", looks.read_text(), re.MULTILINE)
+            assert match
+            return int(match[1])
+
+        before = woken()
+        until(lambda: woken() > before + 2)  # it is asked again only when it has answered
+        assert service.worker() == worker
+        service.stop()
+        assert service.lines[1:] == []
 
 
 def service_worker(service: Service) -> int:
@@ -503,6 +544,69 @@ def test_what_was_registered_for_the_end_is_run(serve: Serve, tmp_path: Path) ->
         workers = service.workers(2)
         service.stop()
     assert {path.name for path in tmp_path.glob("ended-*")} == {f"ended-{pid}" for pid in workers}
+
+
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+def test_what_was_registered_for_the_end_is_not_cut_short(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    """A terminal's SIGINT reaches all, and is followed by the supervisor's SIGTERM."""
+    source = (
+        WHO
+        + """
+import atexit, time
+
+@atexit.register
+def finish():
+    open("begun", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    open("ended", "w").close()
+"""
+    )
+    with serve("-w", "1", source=source) as service:
+        worker = service.worker()
+        os.kill(worker, SIGINT)
+        until((tmp_path / "begun").exists)
+        os.kill(worker, number)
+        until(lambda: is_gone(worker) or not has_signals_pending(worker))
+        (tmp_path / "go").touch()
+        until(lambda: is_gone(worker))
+        assert (tmp_path / "ended").exists()
+        service.stop()
+        assert service.lines[1:] == []
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_handlers_of_the_application_are_left_alone(serve: Serve, tmp_path: Path, preload: str) -> None:
+    source = (
+        WHO + "\nimport signal\nsignal.signal(signal.SIGUSR2, lambda *_: open(f'heard-{os.getpid()}', 'w').close())\n"
+    )
+    with serve("-w", "1", preload, source=source) as service:
+        worker = service.worker()
+        os.kill(worker, signal.SIGUSR2)
+        until((tmp_path / f"heard-{worker}").exists)
+        service.stop()
+    assert len(list(tmp_path.glob("heard-*"))) == 1
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_a_worker_that_ignores_sigterm_ends_gracefully(serve: Serve, tmp_path: Path, preload: str) -> None:
+    source = SLOW + "\nimport signal\nsignal.signal(signal.SIGTERM, lambda *_: open('ignored', 'w').close())\n"
+    with serve("-w", "1", preload, source=source) as service, connect(service.address) as client:
+        ask(client, "/slow")
+        until((tmp_path / "begun").exists)
+        reload(service)
+        until((tmp_path / "ignored").exists)
+        (tmp_path / "go").touch()
+        response = answer(client)
+        assert response.startswith(b"HTTP/1.1 200 ")
+        until(lambda: is_gone(int(response.partition(b"\r\n\r\n")[2])))
+        service.stop()
+        assert not any("killed" in line for line in service.lines)
+
+
+def has_signals_pending(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(mask, 16) for mask in re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)$", status, re.MULTILINE))
 
 
 # The service manager
@@ -632,12 +736,23 @@ def test_user_and_group(serve: Serve, tmp_path: Path) -> None:
         service.stop()
 
 
-def test_another_user_serves(tmp_path_factory: pytest.TempPathFactory) -> None:
+def python_for_anybody(package: str) -> str:
+    """An interpreter like this one that any user can run, and import bjoern with."""
+    system = shutil.which("python{}.{}".format(*sys.version_info), path="/usr/local/bin:/usr/bin")
+    for python in filter(None, (sys.executable, system)):
+        command, environ = [python, "-c", "import bjoern"], {"PYTHONPATH": package}
+        with contextlib.suppress(OSError):
+            if not subprocess.run(
+                command, user=65534, group=65534, cwd="/", env=environ, stderr=subprocess.DEVNULL
+            ).returncode:
+                return python
+    pytest.skip("there is no Python of this version whose files another user can read")
+
+
+def test_another_user_serves() -> None:
     as_root()
-    try:
-        subprocess.run([sys.executable, "-c", "import bjoern"], user=65534, group=65534, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("another user cannot read this Python's files")
+    package = str(Path(bjoern.__file__).parents[1])
+    python, environ = python_for_anybody(package), {"PYTHONPATH": package}
     source = "import os\nids = os.getuid(), os.getgid()\ndef app(environ, start_response):\n"
     source += "    start_response('200 OK', [])\n    return [repr((ids, os.getuid())).encode()]\n"
     import tempfile
@@ -645,7 +760,8 @@ def test_another_user_serves(tmp_path_factory: pytest.TempPathFactory) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         (Path(folder) / "module.py").write_text(source)
-        with Service("-u", "65534", "-g", "65534", "-b", "127.0.0.1:0", "module:app", cwd=Path(folder)) as service:
+        arguments = ["-u", "65534", "-g", "65534", "-b", "127.0.0.1:0", "module:app"]
+        with Service(*arguments, cwd=Path(folder), environ=environ, python=python) as service:
             assert service.get() == "((65534, 65534), 65534)", "the application was imported by that user"
             reload(service)
             service.stop()

@@ -177,6 +177,10 @@ class Generation:
         self._identity.assume()
         if not self._prepare():
             return EXIT_APP
+        for number in _SIGNALS:
+            if (handler := signal.getsignal(number)) not in (None, _heard):  # the application's own: for the workers
+                self._handlers[number] = handler
+                signal.signal(number, _heard)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(heard, select.POLLIN)
@@ -288,8 +292,17 @@ class _Worker:
         self._load, self._app, self._options = generation._load, generation._app, generation._options
         self._sockets, self._board = generation._sockets, generation._board
         self._server: _WorkerServer | None = None
+        self._leaves = False
 
     def run(self, mask: set[Any]) -> int:
+        try:
+            return self._run(mask)
+        finally:  # what the application does at its end is not cut short
+            self._leaves = True
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _heard)
+
+    def _run(self, mask: set[Any]) -> int:
         messages.identify(self._number)
         self._hear_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -320,7 +333,8 @@ class _Worker:
             messages.error(f"{error.filename}: {error.strerror}")
             return 1
         try:
-            self._server.run(ready=lambda: self._channel.send(ready=True))
+            answers = signal.getsignal(signal.SIGIO) == self._look_at_channel  # or the application has that signal
+            self._server.run(ready=lambda: self._channel.send(ready=True, answers=answers))
         except KeyboardInterrupt:
             return 0
         return 0
@@ -328,7 +342,7 @@ class _Worker:
     def _hear_signals(self) -> None:
         """Signals of the supervisor, where the application has not its own idea of them."""
         ours: dict[int, Callable[[int, FrameType | None], Any]] = {
-            signal.SIGTERM: _ended,  # so that what it registered for its end is run
+            signal.SIGTERM: self._end,  # so that what it registered for its end is run
             signal.SIGQUIT: self._stop_at_once,
             signal.SIGHUP: _heard,
             signal.SIGUSR1: self._reopen_logs,
@@ -338,23 +352,25 @@ class _Worker:
         for number, handler in ours.items():
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, handler)
-        # The end of the channel is the end of the supervisor, however it came, and arrives as SIGIO: no thread has to
-        # wait for it.
+        # The end of the channel is the end of the supervisor, however it came, or its word that this worker is to end.
+        # It arrives as SIGIO: no thread has to wait for it.
         descriptor = self._channel.fileno()
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
         self._look_at_channel()  # it may be over by now
 
     def _look_at_channel(self, number: int = 0, frame: FrameType | None = None) -> None:
-        try:
-            self._channel.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        if self._server is None:
+        for message in self._channel.messages():
+            if message is not None:  # whether it lives
+                self._channel.send(lives=True)
+            elif self._server is None:
+                raise SystemExit(0)
+            else:
+                self._server.stop()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if not self._leaves and (self._server is None or not self._server.drains):
             raise SystemExit(0)
-        self._server.stop()
 
     def _stop_at_once(self, number: int, frame: FrameType | None) -> None:
         if self._server is None:
@@ -395,7 +411,7 @@ class _WorkerServer(Server):
     ) -> None:
         super().__init__(app, sockets=sockets, **options.server_keywords())
         self._channel, self._board, self._number = channel, board, number
-        self._told = False
+        self.drains = False
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
         board = self._board.memory if self._number <= len(self._board) else None
@@ -406,8 +422,8 @@ class _WorkerServer(Server):
         for sock in self.sockets:  # those of this process: while they are open, the system would queue connections
             assert isinstance(sock, socket.socket)
             sock.close()
-        if not self._told:
-            self._told = True
+        if not self.drains:
+            self.drains = True
             self._channel.send(draining=True)
 
 
@@ -472,10 +488,6 @@ def _threads() -> str:
 
 def _heard(number: int, frame: FrameType | None) -> None:
     """A handler that does nothing: the signal is for somebody else, or the loop looks by itself."""
-
-
-def _ended(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 def _code_of(ending: SystemExit) -> int:

@@ -45,7 +45,7 @@ _SETTLED = 1.0
 # longest; seconds.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 15.0
 # The longest where it served, however shortly: it is a request that kills, and not the start that fails.
-_LONGEST_BACKOFF_OF_SERVING = 1.0
+_LONGEST_BACKOFF_OF_SERVING = 0.5
 # So many in a row that never served, while none serves, and there is no hope.
 _HOPELESS = 6
 # What a worker gets beyond `graceful_timeout`, within which it is to end by itself; seconds.
@@ -73,6 +73,9 @@ class Worker:
         self.deadline: float | None = None  # when it is killed, once told to end
         self.told: bool | None = None  # to end: gracefully or not
         self.drains = False  # it says that it accepts no more
+        self.requests: int | None = None  # how many it had had at the last look
+        self.answers = False  # when asked for a sign of life
+        self.asked: float | None = None  # when it was asked for a sign of life that has not come
 
     def __str__(self) -> str:
         return f"worker {self.number} (pid {self.process})" if self.process else f"worker {self.number}"
@@ -263,7 +266,7 @@ class Supervisor:
 
     def _hear_worker(self, worker: Worker, message: Mapping[str, Any]) -> None:
         if "ready" in message and worker.state == BOOTING:
-            worker.state, worker.begun = SERVING, time.monotonic()
+            worker.state, worker.begun, worker.answers = SERVING, time.monotonic(), message["answers"]
             self._failed_boots = 0
             messages.debug(f"{worker} serves")
         elif "draining" in message:
@@ -271,6 +274,8 @@ class Supervisor:
             if worker.state in (SERVING, OUTGOING):  # not told: it has had its requests, or somebody sent it a signal
                 worker.state = ENDING
                 worker.deadline = time.monotonic() + self._told["graceful_timeout"] + _MARGIN
+        elif "lives" in message:
+            worker.asked = None
         elif "files" in message:
             self._note_files(message["files"])
 
@@ -345,7 +350,11 @@ class Supervisor:
         worker.deadline = time.monotonic() + _MARGIN + (self._told["graceful_timeout"] if graceful else 0.0)
         if not graceful:
             self._order(worker, signal.SIGQUIT)
-        elif not begun_already:  # it would take this for the second SIGTERM, and stop without grace
+            return
+        # The end of the channel tells one that does not heed SIGTERM, which is for the application's handler then.
+        with contextlib.suppress(OSError):
+            worker.channel.socket.shutdown(socket.SHUT_WR)
+        if not begun_already:  # it would take this for the second SIGTERM, and stop without grace
             self._order(worker, signal.SIGTERM)
 
     def _ended(self, worker: Worker, status: int | None) -> None:
@@ -641,12 +650,27 @@ class Supervisor:
         if max_rss and worker.state == SERVING and (rss := _rss(worker.process)) is not None and rss > max_rss:
             messages.info(f"{worker} has {rss >> 20} MiB, more than max_rss, and is replaced")
             worker.state = OUTGOING
-        since = self._board.row(worker.number - 1).get("out_since", 0)
-        if hang and since and worker.state != ORPHANED and time.monotonic() - since / 1000 > hang:
-            where = "a thread" if self._options.threads == 1 else "all threads"
-            messages.error(f"{worker} is killed and replaced: {where} in the application for more than {hang:g}s")
-            worker.state, worker.told, worker.deadline = ENDING, False, time.monotonic() + _TELLING
-            self._order(worker, HANGS)
+        if not hang or worker.state == ORPHANED:
+            return
+        now, row = time.monotonic(), self._board.row(worker.number - 1)
+        if since := row.get("out_since", 0):
+            worker.asked = None
+            if now - since / 1000 > hang:
+                where = "a thread" if self._options.threads == 1 else "all threads"
+                self._kill_hanging(worker, f"{where} in the application for more than {hang:g}s")
+        elif row.get("requests") != worker.requests:
+            worker.requests, worker.asked = row.get("requests"), None
+        elif worker.asked is None:
+            if worker.answers:
+                worker.asked = now
+                worker.channel.send(ask=True)
+        elif now - worker.asked > hang:
+            self._kill_hanging(worker, f"no sign of life for more than {hang:g}s")
+
+    def _kill_hanging(self, worker: Worker, reason: str) -> None:
+        messages.error(f"{worker} is killed and replaced: {reason}")
+        worker.state, worker.told, worker.deadline = ENDING, False, time.monotonic() + _TELLING
+        self._order(worker, HANGS)
 
     def _note_files(self, files: Sequence[str]) -> None:
         from .changes import Watch
