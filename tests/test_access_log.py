@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_once_and_lines_are_counted() -> None:
             assert get(port).endswith(b"ok")
         program.send(signal.SIGINT)
         end = program.end()
-    said = "bjoern: the access log cannot be written, and lines are lost: No space left on device (os error 28)\n"
+    said = "bjoern: error: the access log cannot be written, and lines are lost: No space left on device\n"
     assert (end.errors, end.output) == (said, "3\n")
 
 

@@ -207,10 +207,14 @@ impl Engine {
     }
 }
 
+/// What went wrong, without the number that Rust adds.
+pub fn reason(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// An OSError that names the access log.
 fn named(error: &std::io::Error, path: Option<String>) -> PyErr {
-    let message = error.to_string();
-    let reason = message.split(" (os error").next().unwrap_or_default().to_owned();
+    let reason = reason(error);
     match error.raw_os_error() {
         Some(number) => PyOSError::new_err((number, format!("the access log cannot be opened ({reason})"), path)),
         None => PyOSError::new_err(reason),

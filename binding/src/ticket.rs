@@ -152,27 +152,16 @@ impl Ticket {
             true => write!(text, "timeout={limit}: its client is answered, and RequestTimeout raised in it"),
             false => write!(text, "slow_request={limit}"),
         };
-        warn(py, &format!("{text}; the stack above says where it is"), &self.stack(py)?)
+        say(py, "warning", &format!("{text}; the stack above says where it is"), &self.stack(py)?)
     }
 }
 
-/// Says it as a warning, and a stack with it, in the form that the server's messages have.
-fn warn(py: Python<'_>, text: &str, stack: &str) -> PyResult<()> {
-    let messages = py.import(intern!(py, "bjoern.messages"))?;
-    messages.call_method1(intern!(py, "warning"), (text, stack)).map(drop)
-}
-
-/// Writes to `sys.stderr`, with one call.
+/// Says it as one of the server's messages, of a level, and a stack with it.
 ///
 /// # Errors
 /// What it raises.
-pub fn say(py: Python<'_>, text: &str) -> PyResult<()> {
-    let errors = py.import(intern!(py, "sys"))?.getattr(intern!(py, "stderr"))?;
-    if errors.is_none() {
-        return Ok(());
-    }
-    errors.call_method1(intern!(py, "write"), (text,))?;
-    errors.call_method0(intern!(py, "flush")).map(drop)
+pub fn say(py: Python<'_>, level: &str, text: &str, stack: &str) -> PyResult<()> {
+    py.import(intern!(py, "bjoern.messages"))?.call_method1(level, (text, stack)).map(drop)
 }
 
 /// A target as a log can show it: control characters and what is not ASCII are escaped, and it ends somewhere.

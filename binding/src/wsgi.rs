@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
+use crate::engine_object::reason;
 use crate::environ::{Environs, Ports};
 use crate::errors::print_exception;
 use crate::ffi::{Block, Context, calls};
@@ -451,9 +452,9 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn log_fails(&self, error: &io::Error) {
-        let text = format!("bjoern: the access log cannot be written, and lines are lost: {error}\n");
+        let text = format!("the access log cannot be written, and lines are lost: {}", reason(error));
         Python::attach(|py| {
-            if let Err(error) = say(py, &text) {
+            if let Err(error) = say(py, "error", &text, "") {
                 print_exception(py, &error);
             }
         });

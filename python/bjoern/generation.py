@@ -17,12 +17,13 @@ import select
 import signal
 import socket
 import sys
+from copy import copy
 
 from . import messages
 from ._bjoern import Engine
 from .board import Board
 from .options import HANDOVER, Options
-from .server import Server
+from .server import Server, check_access_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -409,7 +410,9 @@ class _WorkerServer(Server):
         board: Board,
         number: int,
     ) -> None:
-        super().__init__(app, sockets=sockets, **options.server_keywords())
+        # Not `super().__init__`: all has been checked before the fork, and what a worker runs or reads it unshares.
+        check_access_log(options.access_log)  # as the user that a worker runs as
+        self._prepare(app, copy(options), [], tuple(sockets))
         self._channel, self._board, self._number = channel, board, number
         self.drains = False
 

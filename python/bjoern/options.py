@@ -251,14 +251,18 @@ def _or_none(text: str | None) -> str:
     return text or "none"
 
 
+def _none_is_none(text: str) -> str | None:
+    return None if text == "none" else text
+
+
 def _none_is_empty(text: str) -> str:
     return "" if text == "none" else text
 
 
-TEXT = Unit(_OR_NONE, "a str or None", "text", "TEXT", str, _or_none, check=_check_field_value)
-PATH = Unit(_OR_NONE, "a str or None", "a path", "PATH", str, _or_none, check=_check_path)
-LOG = Unit(_OR_NONE, "a str or None", "a path, or -", "FILE", str, _or_none, check=_check_log)
-NAME = Unit(_OR_NONE, "a str or None", "a name or a number", "NAME", str, _or_none, check=_check_name)
+TEXT = Unit(_OR_NONE, "a str or None", "text", "TEXT", _none_is_none, _or_none, check=_check_field_value)
+PATH = Unit(_OR_NONE, "a str or None", "a path", "PATH", _none_is_none, _or_none, check=_check_path)
+LOG = Unit(_OR_NONE, "a str or None", "a path, or -", "FILE", _none_is_none, _or_none, check=_check_log)
+NAME = Unit(_OR_NONE, "a str or None", "a name or a number", "NAME", _none_is_none, _or_none, check=_check_name)
 PEERS = Unit((str,), "a str", "a list", "LIST", _none_is_empty, _or_none, check=_check_peers)
 ROOT = Unit((str,), "a str", "a path", "PATH", _none_is_empty, _or_none, check=_check_root)
 ADDRESSES = Unit(

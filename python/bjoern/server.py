@@ -15,7 +15,7 @@ from . import addresses, messages
 from ._bjoern import Engine, note_fork
 from .addresses import Address, TcpAddress
 from .options import Options, drawn
-from .sockets import DEFAULT_LISTEN_BACKLOG, bind_all, descriptor
+from .sockets import DEFAULT_LISTEN_BACKLOG, Listener, bind_all, descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,17 +62,28 @@ class Server:
         check_callable(app)
         if bind is not None and sockets is not None:
             raise ValueError("bind and sockets exclude each other: give the addresses, or sockets that listen")
-        self.options = Options.resolve("Server", options)
-        vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
-        pin_access_log(self.options)
-        check_access_log(self.options.access_log)
-        self._app = app
-        self.listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
-        self.sockets: tuple[SocketLike, ...] = tuple(
-            (listener.socket for listener in self.listeners) if sockets is None else sockets
-        )
-        if not self.sockets:
+        resolved = Options.resolve("Server", options)
+        pin_access_log(resolved)
+        check_access_log(resolved.access_log)
+        listeners = [] if sockets is not None else bind_all(_parsed(bind), reuse_port=reuse_port, backlog=backlog)
+        given = tuple((listener.socket for listener in listeners) if sockets is None else sockets)
+        if not given:
             raise ValueError("no address to listen on: give at least one")
+        self._prepare(app, resolved, listeners, given)
+
+    def _prepare(
+        self,
+        app: WSGIApplication,
+        options: Options,
+        listeners: list[Listener],
+        sockets: tuple[SocketLike, ...],
+    ) -> None:
+        """What a server is made of once all has been checked."""
+        self.options = options
+        vars(self.options)["max_requests"] = drawn(self.options.max_requests)  # the number that this server has
+        self._app = app
+        self.listeners = listeners
+        self.sockets = sockets
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
         self._turn = allocate_lock()  # taken by the one call of run()

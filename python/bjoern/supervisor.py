@@ -22,7 +22,7 @@ from . import addresses, messages
 from .board import Board
 from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
-from .server import announcement, check_access_log, url_of
+from .server import announcement, check_access_log, pin_access_log, url_of
 from .systemd import Notifier
 
 TYPE_CHECKING = False
@@ -725,6 +725,7 @@ def serve(
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1))
     except ValueError:
         raise RuntimeError("workers= needs the main thread: there the signals are heard") from None
+    pin_access_log(options)
     identity = Identity(options.user, options.group)
     if handover := Handover.taken():
         Generation(load, options, identity, handover).run()
