@@ -214,6 +214,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             if let Some(wanted) = lane.crew.wanted_at() {
                 return Ok(Next::Leave(wanted));
             }
+            server.leader_waits();
             self.wait(server)?;
         }
     }

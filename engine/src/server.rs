@@ -471,7 +471,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             }
             self.app.takes_long(call);
         });
-        if self.ushers() {
+        if self.is_usher_of_use() {
             let mut ushered = false;
             for (lane, _) in self.lanes.iter().zip(&rounds.stuck).filter(|(_, is_stuck)| **is_stuck) {
                 if self.is_deserted(lane) {
@@ -498,7 +498,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             }
             return Quiet::No;
         }
-        let is_needed = self.ushers() && self.lanes.iter().any(|lane| self.is_deserted(lane));
+        let is_needed = self.is_usher_of_use() && self.lanes.iter().any(|lane| self.is_deserted(lane));
         match is_quiet && !is_needed {
             true if all_are_out => Quiet::Deserted(next),
             true => Quiet::Until(next),
@@ -540,6 +540,18 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// another loop's leader is wanted.
     fn ushers(&self) -> bool {
         self.config.max_queue > 0 || self.lanes.len() > 1
+    }
+
+    /// Whether it can do more than wait for one who comes back.
+    fn is_usher_of_use(&self) -> bool {
+        self.config.max_queue > 0 || self.lanes.iter().any(|lane| lane.crew.is_led() && !lane.crew.has_ended())
+    }
+
+    /// A leader is about to wait: the watch sees to it that it does not do so in the wrong place.
+    pub(crate) fn leader_waits(&self) {
+        if self.lanes.len() > 1 && self.lanes.iter().any(|lane| !lane.crew.is_led()) {
+            self.watch.call();
+        }
     }
 
     /// Whether nobody leads this loop, and nobody is there to.

@@ -1,18 +1,19 @@
 //! Threads, sockets and a watch as they are, for a moment: what the model cannot see, because it has none of them.
-//! `make sanitize` has ThreadSanitizer look on. Here is how it works: 1. a server of four threads listens on loopback;
+//! `make sanitize` has ThreadSanitizer look on. Here is how it works: 1. a server of some threads listens on loopback;
 //! 2. clients ask for answers that are quick, slow, streamed and written, in every order; 3. each answer is counted.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::{System, SystemSocket};
-use bjoern_engine::{App, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, Books, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
 
 const THREADS: usize = 4;
 const CLIENTS: usize = 8;
@@ -34,6 +35,8 @@ type Replied = Reply<SystemSocket, Several>;
 #[derive(Default)]
 struct Several {
     streams: AtomicI64,
+    /// Where a call of "/gate" says that it has begun, and hears that it may end.
+    gate: Option<(Sender<()>, Mutex<Receiver<()>>)>,
 }
 
 struct Stream {
@@ -55,6 +58,10 @@ impl App<SystemSocket> for Several {
         lent.lend(reply, Errand::Call);
         if way == "slow" {
             thread::sleep(SLEEP);
+        }
+        if let (Some((begun, may_end)), "gate") = (&self.gate, way) {
+            begun.send(()).unwrap();
+            may_end.lock().unwrap().recv().unwrap();
         }
         let mut reply = lent.take_back().unwrap();
         let mut head = ResponseHead::default();
@@ -171,12 +178,18 @@ fn ask(address: SocketAddr, client: usize) -> usize {
     answers
 }
 
-fn serve(max_queue: usize) {
+fn several_loops(loops: usize, app: Several, config: Config) -> (Arc<Server<System, Several>>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let config = Config { threads: THREADS, max_queue, slow_request: SLEEP, ..Config::default() };
-    let server = Arc::new(Server::new(System::new(vec![listener.into()]).unwrap(), Several::default(), config));
+    let nets = (0..loops).map(|_| System::new(vec![listener.try_clone().unwrap().into()]).unwrap()).collect();
+    let server = Arc::new(Server::with_books(nets, app, config, Books::default()));
     server.begin_watch().unwrap();
+    (server, address)
+}
+
+fn serve(loops: usize, max_queue: usize) {
+    let config = Config { threads: THREADS, max_queue, slow_request: SLEEP, ..Config::default() };
+    let (server, address) = several_loops(loops, Several::default(), config);
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| server.work().unwrap());
@@ -195,10 +208,56 @@ fn serve(max_queue: usize) {
 
 #[test]
 fn four_threads_answer_everybody() {
-    serve(0);
+    serve(1, 0);
+}
+
+#[test]
+fn four_threads_of_two_loops_answer_everybody() {
+    serve(2, 0);
+}
+
+/// Whichever loop they came to, and whichever thread is in the call that does not end.
+#[test]
+fn an_idle_leader_goes_where_it_is_wanted() {
+    let (begun, has_begun) = channel();
+    let (end, may_end) = channel();
+    let app = Several { gate: Some((begun, Mutex::new(may_end))), ..Several::default() };
+    let (server, address) = several_loops(2, app, Config { threads: 2, ..Config::default() });
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| server.work().unwrap());
+        }
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| BufReader::new(TcpStream::connect(address).unwrap())).collect();
+        let ask = |client: &mut BufReader<TcpStream>, way| {
+            client.get_ref().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            client.get_mut().write_all(format!("GET /{way} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).unwrap();
+        };
+        for client in &mut clients {
+            ask(client, "quick");
+            assert_eq!(read_answer(client), BLOCK * BLOCKS);
+        }
+        for stuck in 0..CLIENTS {
+            ask(&mut clients[stuck], "gate");
+            has_begun.recv().unwrap();
+            for other in (0..CLIENTS).filter(|other| *other != stuck) {
+                ask(&mut clients[other], "quick");
+                assert_eq!(read_answer(&mut clients[other]), BLOCK * BLOCKS, "{other} beside {stuck}");
+            }
+            end.send(()).unwrap();
+            assert_eq!(read_answer(&mut clients[stuck]), BLOCK * BLOCKS);
+        }
+        server.stopper().stop(false);
+    });
+    server.end_watch();
+    assert_eq!(server.at_work(), 0);
 }
 
 #[test]
 fn four_threads_and_an_usher_answer_everybody() {
-    serve(1_000);
+    serve(1, 1_000);
+}
+
+#[test]
+fn four_threads_of_two_loops_and_an_usher_answer_everybody() {
+    serve(2, 1_000);
 }
