@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::io::{System, SystemSocket};
-use bjoern_engine::{App, Books, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::io::{System, SystemSocket, SystemWaker};
+use bjoern_engine::{App, Books, Config, Errand, Lent, Progress, Reply, Request, Server, Stopper, Wake};
 
 const THREADS: usize = 4;
 const CLIENTS: usize = 8;
@@ -178,6 +178,15 @@ fn ask(address: SocketAddr, client: usize) -> usize {
     answers
 }
 
+/// Or a test that fails would wait for the server's threads.
+struct StopOnDrop(Stopper<SystemWaker>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop(true);
+    }
+}
+
 fn several_loops(loops: usize, app: Several, config: Config) -> (Arc<Server<System, Several>>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -191,6 +200,7 @@ fn serve(loops: usize, max_queue: usize) {
     let config = Config { threads: THREADS, max_queue, slow_request: SLEEP, ..Config::default() };
     let (server, address) = several_loops(loops, Several::default(), config);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(server.stopper());
         for _ in 0..THREADS {
             scope.spawn(|| server.work().unwrap());
         }
@@ -198,7 +208,6 @@ fn serve(loops: usize, max_queue: usize) {
         let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
         let cut = CONNECTIONS / 4;
         assert_eq!(answers, CLIENTS * (CONNECTIONS * REQUESTS - cut * REQUESTS.div_ceil(2)));
-        server.stopper().stop(true);
     });
     server.end_watch();
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
@@ -224,6 +233,7 @@ fn an_idle_leader_goes_where_it_is_wanted() {
     let app = Several { gate: Some((begun, Mutex::new(may_end))), ..Several::default() };
     let (server, address) = several_loops(2, app, Config { threads: 2, ..Config::default() });
     thread::scope(|scope| {
+        let (end, _stop) = (end, StopOnDrop(server.stopper())); // and the call comes back where this one panics
         for _ in 0..2 {
             scope.spawn(|| server.work().unwrap());
         }
@@ -246,7 +256,6 @@ fn an_idle_leader_goes_where_it_is_wanted() {
             end.send(()).unwrap();
             assert_eq!(read_answer(&mut clients[stuck]), BLOCK * BLOCKS);
         }
-        server.stopper().stop(false);
     });
     server.end_watch();
     assert_eq!(server.at_work(), 0);
