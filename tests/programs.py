@@ -26,7 +26,8 @@ import os, signal, sys, threading
 import bjoern
 
 def say(*words):
-    print(*words, flush=True)
+    # Not by print(), which a signal handler must not call in the middle of another one.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/gate":
