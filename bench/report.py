@@ -67,12 +67,19 @@ def _median(sample: Callable[[dict[str, float]], float]) -> Callable[[Cell], flo
     return value
 
 
+# What is read of one round, for what two servers can be compared by.
+ROUND: dict[Measure, Callable[[dict[str, float]], float]] = {
+    "total": lambda one: one["cpu_us"],
+    "rate": lambda one: one["requests"] / one["seconds"],
+    "wait": lambda one: one["p99_us"] / 1e3,
+}
+
 # What each measure is called, with its unit, and how it is read from a cell.
 MEASURES: dict[Measure, tuple[str, Callable[[Cell], float | None]]] = {
     "total": ("CPU time a request, µs", cpu),
     "user": ("CPU time a request in user space, µs", lambda cell: cpu(cell, "user")),
-    "rate": ("answers a second", _median(lambda one: one["requests"] / one["seconds"])),
-    "wait": ("99th percentile of the wait, ms", _median(lambda one: one["p99_us"] / 1e3)),
+    "rate": ("answers a second", _median(ROUND["rate"])),
+    "wait": ("99th percentile of the wait, ms", _median(ROUND["wait"])),
     "share": (
         "of the rate without the slow",
         _median(lambda one: one["requests"] / one["seconds"] / one["alone_rate"]),
@@ -110,8 +117,23 @@ def targets(results: Results, workloads: Sequence[Workload]) -> list[tuple[Workl
             mine = MEASURES[target.measure][1](cells.get(workload.subject, {"samples": []}))
             other = reference(target, cells)
             if other and mine is not None:
-                rows.append((workload, target, other[0], mine / other[1]))
+                name, value = other
+                ratio = _ratio(target.measure, cells[workload.subject], cells.get(name))
+                rows.append((workload, target, name, mine / value if ratio is None else ratio))
     return rows
+
+
+def _ratio(measure: Measure, mine: Cell, other: Cell | None) -> float | None:
+    """The median of the ratios of each round, in which one server follows the other: a machine may be slow for minutes.
+
+    None for what is not compared by rounds.
+    """
+    if measure not in ROUND or other is None:
+        return None
+    of = ROUND[measure]
+    others = {one["round"]: of(one) for one in other["samples"]}
+    found = [of(one) / others[one["round"]] for one in mine["samples"] if one["round"] in others]
+    return median(found) if found else None
 
 
 def table(results: Results) -> str:
