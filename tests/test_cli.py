@@ -249,7 +249,7 @@ def test_backlog(folder: Path) -> None:
 
 
 def test_short_flags_are_gunicorns(folder: Path) -> None:
-    arguments = ["-w", "1", "-t", "5", "-p", "pid", "-m", "077", "-b", f"unix:{folder}/s"]
+    arguments = ["-w", "1", "-t", "5", "-p", "pid", "-m", "077", "-b", f"unix:{folder}/s", "--threads", "1"]
     with command(folder, *arguments, "hello:app") as program:
         assert program.announced().endswith(", 1 worker of 1 thread)")
         assert (folder / "pid").exists()

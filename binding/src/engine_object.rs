@@ -250,13 +250,13 @@ fn counters(board: &Bound<'_, PyAny>, worker: usize) -> PyResult<Counters> {
 /// How many loops so many threads have. Only one thread at a time runs Python where there is a GIL, so one is right there;
 /// else one a core.
 fn loops(py: Python<'_>, threads: usize) -> PyResult<usize> {
+    if !cfg!(Py_GIL_DISABLED) || threads == 1 {
+        return Ok(1);
+    }
     let sys = py.import("sys")?;
-    // New in CPython 3.13.
-    let is_locked = match sys.getattr_opt("_is_gil_enabled")? {
-        Some(ask) => ask.call0()?.is_truthy()?,
-        None => true,
-    };
-    if is_locked || threads == 1 {
+    // A module may have switched it on.
+    let is_locked = sys.call_method0("_is_gil_enabled")?.is_truthy()?;
+    if is_locked {
         return Ok(1);
     }
     Ok(std::thread::available_parallelism().map_or(1, usize::from).min(threads))
@@ -265,8 +265,8 @@ fn loops(py: Python<'_>, threads: usize) -> PyResult<usize> {
 /// Reads the engine's options from an object by their names.
 fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
     let seconds = |name: &str| -> PyResult<Duration> {
-        let value: f64 = options.getattr(name)?.extract()?;
-        Duration::try_from_secs_f64(value)
+        let value = options.getattr(name)?;
+        Duration::try_from_secs_f64(value.extract()?)
             .map_err(|_| PyValueError::new_err(format!("{name} must be seconds, not {value}")))
     };
     let server_header: Option<String> = options.getattr("server_header")?.extract()?;

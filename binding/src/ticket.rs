@@ -145,8 +145,8 @@ impl Ticket {
     /// What `traceback` raises.
     pub fn report(&self, py: Python<'_>, call: &LongCall, limit: Duration) -> PyResult<()> {
         let Some(request) = self.request(py, Some(call.number)) else { return Ok(()) };
-        let (so_far, limit) = (call.so_far.as_secs_f64(), limit.as_secs_f64());
-        let mut text = format!("{request} has been running for {so_far:.1} s, longer than ");
+        let (tenths, limit) = ((call.so_far.as_millis() + 50) / 100, seconds(limit));
+        let mut text = format!("{request} has been running for {}.{} s, longer than ", tenths / 10, tenths % 10);
         // Infallible: it is a String.
         let _ = match call.is_over_time {
             true => write!(text, "timeout={limit}: its client is answered, and RequestTimeout raised in it"),
@@ -154,6 +154,12 @@ impl Ticket {
         };
         say(py, "warning", &format!("{text}; the stack above says where it is"), &self.stack(py)?)
     }
+}
+
+/// A number of seconds with no more places than it needs. Not by way of a float: what formats those is 20 KB of code.
+fn seconds(time: Duration) -> String {
+    let text = format!("{}.{:09}", time.as_secs(), time.subsec_nanos());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Says it as one of the server's messages, of a level, and a stack with it.
