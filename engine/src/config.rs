@@ -36,7 +36,7 @@ pub struct Config {
     /// A call that takes longer is told once to [`crate::App::takes_long`]. Zero: none is.
     pub slow_request: Duration,
     /// Requests that are whole and wait for a thread while all are in the application; past it 503. 0: no limit, and they
-    /// wait where they are, in the kernel.
+    /// wait where they are: in the kernel or, where there are several loops, in the server.
     pub max_queue: usize,
     /// Requests after which the server drains by itself. 0: it never does.
     pub max_requests: u64,

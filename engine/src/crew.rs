@@ -54,6 +54,15 @@ struct Rest {
     ended: bool,
 }
 
+impl Rest {
+    /// Notes that a crew calls.
+    fn add(&mut self, crew: usize) {
+        if !self.calls.contains(&crew) {
+            self.calls.push(crew);
+        }
+    }
+}
+
 /// What became of something that was handed in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandedIn<R> {
@@ -132,10 +141,9 @@ impl<R> Crew<R> {
         self.call_in(self.followers.rest_place());
     }
 
+    /// Leaves a call, and wakes one of those who rest.
     fn call_in(&self, mut rest: MutexGuard<'_, Rest>) {
-        if !rest.calls.contains(&self.index) {
-            rest.calls.push(self.index);
-        }
+        rest.add(self.index);
         drop(rest);
         self.followers.called.notify_one();
     }
@@ -207,10 +215,10 @@ impl<R> Crew<R> {
         followers.resting.store(rest.resting, Ordering::SeqCst);
         // Between the last claim and now the leader may have gone out, and found nobody to call.
         if !self.is_led() {
-            if !self.has_returns() {
+            if self.has_returns() {
+                rest.add(self.index);
+            } else {
                 nobody_leads();
-            } else if !rest.calls.contains(&self.index) {
-                rest.calls.push(self.index);
             }
         }
         while rest.calls.is_empty() && !rest.ended {

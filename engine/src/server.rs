@@ -34,7 +34,7 @@ const EAGER_ERRANDS: usize = 64;
 type Conn<N, A> = Box<Connection<<N as Net>::Socket, A>>;
 type State<'a, N, A> = MutexGuard<'a, Loop<N, A>>;
 
-/// What several servers keep together.
+/// What a server notes of what happens, where others can read it.
 #[derive(Clone, Default)]
 pub struct Books {
     /// What happened.
