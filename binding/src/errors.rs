@@ -13,3 +13,8 @@ pub fn type_name(object: &Bound<'_, PyAny>) -> String {
 pub fn print_exception(py: Python<'_>, error: &PyErr) {
     error.display(py);
 }
+
+/// What went wrong, without the number that Rust adds.
+pub fn reason(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}

@@ -191,27 +191,32 @@ impl Context {
         Ok(Context(context.unbind()))
     }
 
-    /// Runs `work` in the context, and leaves it whatever happens.
+    /// Enters the context, until what comes back is dropped.
     ///
     /// # Errors
-    /// What `work` raises; RuntimeError where the context is entered already.
-    pub fn run<T>(&self, py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-        struct Left<'a>(&'a Context);
-        impl Drop for Left<'_> {
-            fn drop(&mut self) {
-                // SAFETY: attached, since `run` is; entered by `run`, and what `work` entered above it has been left.
-                if unsafe { pyo3::ffi::PyContext_Exit(self.0.0.as_ptr()) } != 0 {
-                    // SAFETY: attached; there is an error set, which nobody could do anything about.
-                    unsafe { pyo3::ffi::PyErr_Clear() };
-                }
-            }
-        }
+    /// RuntimeError where the context is entered already.
+    pub fn enter<'a>(&'a self, py: Python<'a>) -> PyResult<Entered<'a>> {
         // SAFETY: attached; the object is a context, as `new` is the only way to make one.
         if unsafe { pyo3::ffi::PyContext_Enter(self.0.as_ptr()) } != 0 {
             return Err(PyErr::fetch(py));
         }
-        let _left = Left(self);
-        work()
+        Ok(Entered { context: self, _py: py })
+    }
+}
+
+/// A context that this thread is in.
+pub struct Entered<'a> {
+    context: &'a Context,
+    _py: Python<'a>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // SAFETY: attached, as `_py` shows; entered by `enter`, and what was entered above it has been left.
+        if unsafe { pyo3::ffi::PyContext_Exit(self.context.0.as_ptr()) } != 0 {
+            // SAFETY: attached; there is an error set, which nobody could do anything about.
+            unsafe { pyo3::ffi::PyErr_Clear() };
+        }
     }
 }
 

@@ -1,21 +1,23 @@
 //! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
 //!
 //! ```text
-//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper, ticket ──► errors, ffi
+//!   engine ──► wsgi ──► stream ──► start_response, site ──► current_call, environ, file_wrapper ──► response ──► errors, ffi
 //! ```
 //!
 //! Must not know: sockets' traffic, HTTP grammar.
 //! Invariant: unsafe code is in `ffi` alone; no lock is held while Python code may run.
 #![deny(unsafe_code)]
 
-mod engine_object;
+mod current_call;
+mod engine;
 mod environ;
 mod errors;
 mod ffi;
 mod file_wrapper;
+mod response;
+mod site;
 mod start_response;
 mod stream;
-mod ticket;
 mod wsgi;
 
 /// The extension module.
@@ -25,11 +27,11 @@ mod _bjoern {
     use pyo3::types::{PyDict, PyTuple};
 
     #[pymodule_export]
-    use crate::engine_object::Engine;
+    use crate::current_call::SignalHandler;
+    #[pymodule_export]
+    use crate::engine::Engine;
     #[pymodule_export]
     use crate::file_wrapper::FileWrapper;
-    #[pymodule_export]
-    use crate::ticket::SignalHandler;
 
     /// bjoern 3's positional entry: `server_run(sock, wsgi_app[, statsd…])`. What follows the application is ignored.
     #[pyfunction]
@@ -54,12 +56,12 @@ mod _bjoern {
     /// Raises ValueError where `format` is none of the access log's.
     #[pyfunction]
     fn check_access_log_format(format: &str) -> PyResult<()> {
-        crate::engine_object::log_format(format).map(drop)
+        crate::engine::log_format(format).map(drop)
     }
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module.add("RequestTimeout", module.py().get_type::<crate::ticket::RequestTimeout>())?;
+        module.add("RequestTimeout", module.py().get_type::<crate::current_call::RequestTimeout>())?;
         module.add("BOARD_BYTES", size_of::<bjoern_engine::Row>())?;
         let part = |text: &str| text.parse::<u32>().unwrap_or_default();
         let version = (

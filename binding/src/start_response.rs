@@ -3,10 +3,9 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::{Broken, Errand, NotTaken};
+use bjoern_engine::{AppCall, Broken, NotTaken};
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -15,7 +14,7 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::errors::{print_exception, type_name};
 use crate::ffi::{Block, native_bytes, pair, references};
-use crate::wsgi::{Lent, Reply};
+use crate::response::{Reply, ReplySlot};
 
 thread_local! {
     /// Where a head is checked before it takes the place of the last.
@@ -27,7 +26,7 @@ pub struct StartResponse {
     own: Py<Own>,
     /// What the application gets: the bound method, which is called without a tuple of arguments being made.
     callable: Py<PyAny>,
-    lent: Arc<Lent>,
+    slot: Arc<ReplySlot>,
 }
 
 impl StartResponse {
@@ -36,15 +35,15 @@ impl StartResponse {
     /// # Errors
     /// MemoryError.
     pub fn new(py: Python<'_>) -> PyResult<StartResponse> {
-        let lent = Arc::<Lent>::default();
-        let own = Bound::new(py, Own { lent: lent.clone(), write: OnceLock::new() })?;
+        let slot = Arc::<ReplySlot>::default();
+        let own = Bound::new(py, Own { slot: slot.clone(), write: OnceLock::new() })?;
         let callable = own.getattr(intern!(py, "start_response"))?.unbind();
-        Ok(StartResponse { own: own.unbind(), callable, lent })
+        Ok(StartResponse { own: own.unbind(), callable, slot })
     }
 
     /// Where the reply lies while the application's code runs.
-    pub fn lent(&self) -> &Arc<Lent> {
-        &self.lent
+    pub fn slot(&self) -> &Arc<ReplySlot> {
+        &self.slot
     }
 
     /// What the application calls.
@@ -53,13 +52,13 @@ impl StartResponse {
     }
 
     /// Runs `work` of the application while the reply can be reached by this object, its `write`, and the watch.
-    pub fn lend<T>(&self, py: Python<'_>, reply: Reply, errand: Errand, work: impl FnOnce() -> T) -> (Reply, T) {
-        self.lent.lend(reply, errand);
+    pub fn lend<T>(&self, py: Python<'_>, reply: Reply, call: AppCall, work: impl FnOnce() -> T) -> (Reply, T) {
+        self.slot.lend(reply, call);
         let result = work();
-        let reply = match self.lent.take_back() {
+        let reply = match self.slot.take_back() {
             Some(reply) => reply,
             // Another thread of the application is in the middle of a write(), which ends by itself.
-            None => py.detach(|| self.lent.wait()),
+            None => py.detach(|| self.slot.wait()),
         };
         (reply, result)
     }
@@ -85,7 +84,7 @@ pub fn start(reply: &mut Reply, whole: Option<u64>) -> PyResult<()> {
 /// What `start_response` is bound to.
 #[pyclass(name = "Response", module = "bjoern", frozen)]
 struct Own {
-    lent: Arc<Lent>,
+    slot: Arc<ReplySlot>,
     /// Made once, and given to each caller.
     write: OnceLock<Py<Write>>,
 }
@@ -133,12 +132,12 @@ impl Own {
         };
         let error = exc_info.filter(|exc_info| !exc_info.is_none()).map(exception).transpose()?;
         if let Some(error) = &error
-            && this.lent.is_open()
+            && this.slot.is_open()
         {
             print_exception(py, error);
         }
         let mut draft = DRAFT.take(); // not borrowed: what a str's own repr() does may call us again
-        let taken = fill(&mut draft, &status, &headers).map(|()| this.lent.set_head(&mut draft, error.is_some()));
+        let taken = fill(&mut draft, &status, &headers).map(|()| this.slot.set_head(&mut draft, error.is_some()));
         DRAFT.set(draft);
         let twice = || PyTypeError::new_err("'start_response' called twice without passing 'exc_info' the second time");
         match (taken, error) {
@@ -147,15 +146,15 @@ impl Own {
             (Ok(Err(NotTaken::TooLate)), Some(error)) => return Err(error),
             (Ok(Err(_)), _) => return Err(twice()),
             (Err(bad), error) => {
-                let too_late = error.filter(|_| !this.lent.is_open());
-                let again = this.lent.note_bad_head() && too_late.is_none();
+                let too_late = error.filter(|_| !this.slot.is_open());
+                let again = this.slot.note_bad_head() && too_late.is_none();
                 return Err(too_late.unwrap_or(if again { twice() } else { bad }));
             }
         }
         let write = match this.write.get() {
             Some(write) => write,
             None => {
-                let write = Py::new(py, Write { lent: this.lent.clone() })?;
+                let write = Py::new(py, Write { slot: this.slot.clone() })?;
                 this.write.get_or_init(|| write)
             }
         };
@@ -228,7 +227,7 @@ fn bad_header(found: &str, position: usize) -> PyErr {
 /// The imperative way to give a body (PEP 3333, "The write() Callable").
 #[pyclass(name = "write", module = "bjoern", frozen)]
 struct Write {
-    lent: Arc<Lent>,
+    slot: Arc<ReplySlot>,
 }
 
 #[pymethods]
@@ -245,15 +244,15 @@ impl Write {
             let got = type_name(data);
             return Err(PyTypeError::new_err(format!("write() argument must be bytes (got '{got}' object instead)")));
         };
-        let Some(mut reply) = self.lent.borrow() else {
+        let Some(mut reply) = self.slot.borrow() else {
             return Err(PyRuntimeError::new_err("write() called outside of its request, or by two threads at once"));
         };
         let result = start(&mut reply, None).and_then(|()| {
             reply.block(data.as_bytes(), || Block::new(data));
-            hand_over(py, &mut reply, &self.lent)
+            hand_over(py, &mut reply, &self.slot)
         });
         let excess = reply.has_excess();
-        self.lent.give_back(reply);
+        self.slot.give_back(reply);
         if excess && result.is_ok() {
             return Err(PyValueError::new_err(
                 "write() gave more than the response's Content-Length; the rest was not sent",
@@ -264,15 +263,16 @@ impl Write {
 }
 
 /// Sends everything, with the interpreter free for other threads and its signal handlers heard.
-fn hand_over(py: Python<'_>, reply: &mut Reply, lent: &Lent) -> PyResult<()> {
-    let mut waited = Duration::ZERO;
+fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot) -> PyResult<()> {
     loop {
-        match py.detach(|| reply.hand_over(&mut waited)) {
+        match py.detach(|| reply.hand_over()) {
             Ok(true) => return Ok(()),
-            Ok(false) if lent.is_cut() => return Err(PyBrokenPipeError::new_err("the call took longer than timeout")),
+            Ok(false) if slot.is_cut() => return Err(PyBrokenPipeError::new_err("the call took longer than timeout")),
             Ok(false) => py.check_signals()?,
             Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
-            Err(broken @ Broken::Io(_)) => return Err(PyBrokenPipeError::new_err(broken.to_string())),
+            Err(broken @ (Broken::Io(_) | Broken::GaveWay)) => {
+                return Err(PyBrokenPipeError::new_err(broken.to_string()));
+            }
         }
     }
 }

@@ -1,71 +1,151 @@
-//! A response that is produced bit by bit: an iterator, asked for one block at a time.
-//! Invariant: `close()` of the iterable is called exactly once, by `next` at the end or by `close` before it.
+//! What the application returned becomes the response: whole, or one block after the other.
+//! Knows: PEP 3333's iterables.   Must not know: sockets, which thread leads.
+//! Invariant: the next block is asked for only when the client has taken the last, or it lies where the watch sends it.
 
-use bjoern_engine::Progress;
+use bjoern_engine::{AppCall, Boundary};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyIterator};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
 
+use crate::current_call::CurrentCall;
 use crate::errors::type_name;
-use crate::ffi::{Block, Context, calls};
-use crate::start_response::StartResponse;
-use crate::wsgi::Reply;
+use crate::ffi::{Block, calls};
+use crate::file_wrapper::FileWrapper;
+use crate::response::Reply;
+use crate::site::Site;
+use crate::start_response::{StartResponse, start};
 
-/// What the application has returned and is still to be asked.
-pub struct Rest {
-    iterable: Py<PyAny>,
-    /// What is left to be asked for; nothing where a file has been handed over whole.
-    iterator: Option<Py<PyIterator>>,
+/// How much of a response [`whole`] has given.
+pub enum Given {
+    /// All of it; what was returned has no `close()`.
+    NeedsNoClose,
+    /// All of it.
+    Whole,
+    /// Nothing: it has to be iterated over.
+    Nothing,
 }
 
-impl Rest {
-    /// Begins to iterate over what the application returned.
-    ///
-    /// # Errors
-    /// TypeError where it cannot be iterated over.
-    pub fn of(iterable: &Bound<'_, PyAny>) -> PyResult<Rest> {
-        Ok(Rest { iterable: iterable.clone().unbind(), iterator: Some(calls::iter(iterable)?.unbind()) })
+/// Gives what is whole: `bytes`, a list or a tuple, a file that the kernel can send.
+///
+/// # Errors
+/// TypeError for a block that is not bytes; RuntimeError before `start_response`; what the file raises.
+pub fn whole(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Given> {
+    // bytes are sent whole, as bjoern 3 does, not byte for byte.
+    if let Ok(block) = returned.cast::<PyBytes>() {
+        give_one(reply, block)?;
+        return Ok(Given::NeedsNoClose);
     }
+    // Not after write(): the framing may be chunked by then, which the kernel cannot do.
+    if let Ok(wrapper) = returned.cast_exact::<FileWrapper>()
+        && !reply.is_started()
+        && let Some(part) = wrapper.get().file_part(returned.py())?
+    {
+        start(reply, Some(part.len))?;
+        reply.file(part.file, part.offset, part.len);
+        return Ok(Given::Whole);
+    }
+    // Lists and tuples have all their blocks at hand: none waits for the application, so they may leave together.
+    let blocks = if let Ok(list) = returned.cast_exact::<PyList>() {
+        if list.len() == 1 {
+            give_one(reply, &block_of(&list.get_item(0)?)?)?;
+            return Ok(Given::NeedsNoClose);
+        }
+        list.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
+    } else if let Ok(tuple) = returned.cast_exact::<PyTuple>() {
+        tuple.iter().map(|block| block_of(&block)).collect::<PyResult<Vec<_>>>()?
+    } else {
+        return Ok(Given::Nothing);
+    };
+    let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
+    start(reply, whole)?;
+    blocks.iter().for_each(|block| send(reply, block));
+    Ok(Given::NeedsNoClose)
+}
 
-    /// Nothing more is needed of the application but its `close()`, when everything has been sent.
-    pub fn sent(iterable: &Bound<'_, PyAny>) -> Rest {
-        Rest { iterable: iterable.clone().unbind(), iterator: None }
+/// The whole body is one block, so its length is known.
+fn give_one(reply: &mut Reply, block: &Bound<'_, PyBytes>) -> PyResult<()> {
+    start(reply, Some(block.as_bytes().len() as u64))?;
+    send(reply, block);
+    Ok(())
+}
+
+/// Asks `iterable` for one block after the other, and gives each, until there is none or nobody wants more.
+pub fn iterate(
+    py: Python<'_>,
+    site: &Site,
+    current: Option<&CurrentCall>,
+    iterable: &Bound<'_, PyAny>,
+    start_response: &StartResponse,
+    reply: Reply,
+) -> (Reply, PyResult<()>) {
+    // start_response may be called as late as here (PEP 3333).
+    let (mut reply, iterator) = start_response.lend(py, reply, AppCall::Next, || calls::iter(iterable));
+    let iterator = match iterator {
+        Ok(iterator) => iterator,
+        Err(error) => return (reply, Err(error)),
+    };
+    loop {
+        let next;
+        (reply, next) = start_response.lend(py, reply, AppCall::Next, || next_block(&iterator));
+        let block = match next {
+            Ok(Some(block)) => block,
+            Ok(None) => {
+                let started = start(&mut reply, Some(0));
+                return (reply, started);
+            }
+            Err(error) => return (reply, Err(error)),
+        };
+        if !block.as_bytes().is_empty() {
+            if let Err(error) = start(&mut reply, None) {
+                return (reply, Err(error));
+            }
+            send(&mut reply, &block);
+        }
+        drop(block);
+        if !pass_boundary(py, site, current, &mut reply) {
+            return (reply, Ok(()));
+        }
     }
 }
 
-/// The rest of a response.
-pub struct Stream {
-    pub rest: Rest,
-    /// It may be called as late as the first block (PEP 3333).
-    pub start_response: StartResponse,
-    /// The request's, which names it.
-    pub environ: Py<PyDict>,
-    /// The file behind `wsgi.input`, where the body is in one.
-    pub input: Option<Py<PyAny>>,
-    /// Where the call was made; what the iterable does belongs to the same request (PEP 567).
-    pub context: Context,
+fn next_block<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    calls::next(iterator)?.map(|block| block_of(&block)).transpose()
 }
 
-impl Stream {
-    /// The next block, if there is one; `None` at the end. Nothing of the server is held meanwhile.
-    pub fn advance<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let Some(iterator) = &self.rest.iterator else { return Ok(None) };
-        let next = self.context.run(py, || calls::next(iterator.bind(py)))?;
-        next.map(|block| block_of(&block)).transpose()
+/// What is done between two blocks, without the interpreter where it takes time. Whether the next is to be made.
+fn pass_boundary(py: Python<'_>, site: &Site, current: Option<&CurrentCall>, reply: &mut Reply) -> bool {
+    let hear_signals = || {
+        if let Err(error) = py.check_signals() {
+            site.end_with(py, error); // it is not this request that it is meant for
+        }
+    };
+    match reply.boundary() {
+        Boundary::GoOn => {}
+        Boundary::Over => return false,
+        Boundary::GiveWay => {
+            while !py.detach(|| reply.give_way()) {
+                hear_signals();
+            }
+        }
+        Boundary::Wait => loop {
+            match py.detach(|| reply.wait_for_client()) {
+                Ok(true) => break,
+                Ok(false) => hear_signals(),
+                Err(_) => return false,
+            }
+        },
     }
-
-    /// Calls the iterable's `close()`, where it has one, and closes the input.
-    ///
-    /// # Errors
-    /// What `close()` raises; it cannot change the response.
-    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let closed = self.context.run(py, || close(self.rest.iterable.bind(py)));
-        closed.and(self.input.as_ref().map_or(Ok(()), |input| close(input.bind(py))))
+    if let Some(current) = current {
+        current.renew(py, reply.call_number());
     }
+    true
 }
 
 /// Calls `close()` of `object`, where it has one.
+///
+/// # Errors
+/// What it raises.
 pub fn close(object: &Bound<'_, PyAny>) -> PyResult<()> {
     match object.getattr_opt(intern!(object.py(), "close"))? {
         Some(close) => calls::call(&close, []).map(drop),
@@ -74,7 +154,7 @@ pub fn close(object: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// A block must be bytes.
-pub fn block_of<'py>(block: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+fn block_of<'py>(block: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     block.cast::<PyBytes>().cloned().map_err(|_| {
         let got = type_name(block);
         PyTypeError::new_err(format!("wsgi iterable items must be bytes (got '{got}' object instead)"))
@@ -82,9 +162,6 @@ pub fn block_of<'py>(block: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>>
 }
 
 /// Adds `block` to `reply`.
-pub fn send(reply: &mut Reply, block: &Bound<'_, PyBytes>) {
+fn send(reply: &mut Reply, block: &Bound<'_, PyBytes>) {
     reply.block(block.as_bytes(), || Block::new(block));
 }
-
-/// What has become of a response.
-pub type Outcome = Progress<Box<Stream>>;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
-use bjoern_engine::{App, Body, Cell, Config, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::io::{Clock, Event, Millis, Net, Peer, Readiness, Socket, Wait, Waker};
+use bjoern_engine::{App, Body, Cell, Config, Outcome, Reply, Request, Server, Wake};
 
 /// What peers send, again and again.
 struct Traffic {
@@ -64,21 +64,17 @@ const PIPELINE: usize = 16;
 /// Reads all of a request, and answers the same to each.
 struct Constant;
 
+type Replied = Reply<MemorySocket, &'static [u8]>;
+
 impl App<MemorySocket> for Constant {
     type Block = &'static [u8];
-    type Stream = ();
-    type Desk = ResponseHead;
+    type PerThread = ResponseHead;
 
-    fn desk(&self, _post: usize) -> ResponseHead {
+    fn per_thread(&self, _thread: Option<usize>) -> ResponseHead {
         ResponseHead::default()
     }
 
-    fn call(
-        &self,
-        head: &mut ResponseHead,
-        request: &Request<'_>,
-        mut reply: Reply<MemorySocket, Self>,
-    ) -> (Reply<MemorySocket, Self>, Progress<()>) {
+    fn call(&self, head: &mut ResponseHead, request: &Request<'_>, mut reply: Replied) -> (Replied, Outcome) {
         for field in request.fields() {
             black_box(field);
         }
@@ -93,22 +89,7 @@ impl App<MemorySocket> for Constant {
         head.field(b"Content-Length", b"13").unwrap();
         reply.start(head, Some(body.len() as u64));
         reply.block(body, || body);
-        (reply, Progress::Done)
-    }
-
-    fn next(
-        &self,
-        _: &mut ResponseHead,
-        (): (),
-        reply: Reply<MemorySocket, Self>,
-    ) -> (Reply<MemorySocket, Self>, Progress<()>) {
-        (reply, Progress::Done)
-    }
-
-    fn close(&self, (): ()) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
+        (reply, Outcome::Done)
     }
 
     /// The net wakes the server once, when everything was sent.
@@ -151,8 +132,8 @@ impl Socket for MemorySocket {
 
     fn reset_on_close(&mut self) {}
 
-    fn wait_writable(&mut self, _timeout: Duration) -> io::Result<bool> {
-        Ok(true)
+    fn wait_writable(&mut self, _timeout: Duration) -> io::Result<(Wait, Duration)> {
+        Ok((Wait::Writable, Duration::ZERO))
     }
 }
 
@@ -221,6 +202,10 @@ impl Net for MemoryNet {
 
     fn elapsed(&self) -> Millis {
         self.now
+    }
+
+    fn clock(&self) -> Clock {
+        Arc::new(|| 0)
     }
 
     fn calendar(&self) -> u64 {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
-use crate::app::Request;
 use crate::http1::bytes;
 use crate::io::Peer;
+use crate::request::Request;
 
 /// The formats that have a name.
 const COMMON: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s"#;

@@ -28,8 +28,11 @@ pub struct Config {
     pub graceful_timeout: Duration,
     /// Open connections; past it the server stops accepting until one ends. 0: the soft limit of open files less a reserve.
     pub max_connections: usize,
-    /// Threads that run the application.
+    /// Threads that may run application code at the same time.
     pub threads: usize,
+    /// Streams that wait for their clients, each in a thread of its own; past it the one whose client has taken nothing
+    /// for longest is cut.
+    pub max_parked: usize,
     /// A call of the application: past it the response is refused (503) or cut, and [`crate::App::takes_long`] told. Zero:
     /// no limit.
     pub timeout: Duration,
@@ -78,6 +81,7 @@ impl Default for Config {
             graceful_timeout: Duration::from_secs(30),
             max_connections: 0,
             threads: 1,
+            max_parked: 500,
             timeout: Duration::ZERO,
             slow_request: Duration::ZERO,
             max_queue: 0,

@@ -17,7 +17,7 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Whether the server has been asked to end, be it that the loop has not heard of it yet.
+    /// Whether a stop was requested, even if the loop has not noticed yet.
     pub(crate) fn is_stopping(&self) -> bool {
         self.wanted.load(Ordering::Acquire) >= DRAIN
     }
@@ -25,6 +25,11 @@ impl Control {
     /// Asks for a drain; to be followed by a use of the loop's waker.
     pub(crate) fn drain(&self) {
         self.wanted.fetch_max(DRAIN, Ordering::AcqRel);
+    }
+
+    /// Asks for the end at once: `graceful_timeout` is over.
+    pub(crate) fn abort(&self) {
+        self.wanted.fetch_max(ABORT, Ordering::AcqRel);
     }
 
     /// Whether it has been asked to end at once.
@@ -50,6 +55,6 @@ impl<W: Waker> Stopper<W> {
     pub fn stop(&self, graceful: bool) {
         self.control.wanted.fetch_max(if graceful { DRAIN } else { ABORT }, Ordering::AcqRel);
         self.wakers.iter().for_each(Waker::wake);
-        self.watch.call(); // there may be nobody to hear the waker
+        self.watch.wake(); // there may be nobody to hear the waker
     }
 }

@@ -36,6 +36,8 @@ cells! {
     TimedOut = "timed_out";
     /// Requests that were whole and waited for a thread when their client went away.
     Gone = "gone";
+    /// Streams cut because more than `max_parked` waited for their clients, and this one had waited longest.
+    ParkedCut = "parked_cut";
     /// Lines of the access log that could not be written.
     LogLost = "log_lost";
 }
@@ -61,6 +63,8 @@ gauges! {
     Busy = "busy";
     /// Requests that are whole and wait for a thread now, as far as the server knows of them.
     Queued = "queued";
+    /// Threads that wait for the client of a stream now.
+    Parked = "parked";
     /// Since when no thread has led, in milliseconds of the system's monotonic clock; 0 where one does.
     OutSince = "out_since";
     /// Bytes handed to the system for peers.
@@ -118,7 +122,7 @@ impl Counters {
         let row = rows.get(number)?;
         let counters = Counters { place: Place::Shared(row), rows, number, led: AtomicU64::new(0) };
         counters.at(Cell::Open as usize).store(0, Ordering::Relaxed);
-        for gauge in [Gauge::Alive, Gauge::Busy, Gauge::Queued, Gauge::OutSince] {
+        for gauge in [Gauge::Alive, Gauge::Busy, Gauge::Queued, Gauge::Parked, Gauge::OutSince] {
             counters.gauge(gauge).store(0, Ordering::Relaxed);
         }
         Some(counters)
@@ -193,6 +197,20 @@ impl Counters {
         self.gauge(Gauge::Busy).fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// A thread begins, or ends, to wait for the client of its stream.
+    pub(crate) fn park(&self, begins: bool) {
+        let parked = self.gauge(Gauge::Parked);
+        let _ = if begins { parked.fetch_add(1, Ordering::Relaxed) } else { parked.fetch_sub(1, Ordering::Relaxed) };
+    }
+
+    /// The application has given a block of a stream: where no thread leads, it is not since before that.
+    pub(crate) fn progress(&self, now: Millis) {
+        let renew = |led: u64| (led & LED_MASK == 0).then_some(now << LED_BITS);
+        if self.led.fetch_update(Ordering::SeqCst, Ordering::SeqCst, renew).is_ok() {
+            self.publish_out_since();
+        }
+    }
+
     /// A request has been answered, or given up; it took so long.
     pub(crate) fn took(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -232,6 +250,10 @@ impl Counters {
             })
         };
         let _ = self.led.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+        self.publish_out_since();
+    }
+
+    fn publish_out_since(&self) {
         // Where several loops change hands at once, the last to look tells what holds.
         let mut led = self.led.load(Ordering::SeqCst);
         loop {

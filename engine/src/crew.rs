@@ -1,11 +1,13 @@
 //! Leader/Followers (Schmidt et al., POSA2): which of a server's threads has the loop, and how it changes hands.
 //!
 //! The *leader* waits for news, serves connections, and calls the application itself: no queue, no second thread. It goes
-//! *out* for that, and nobody leads meanwhile. If it stays out, a *follower* is called and leads in its place; who comes
-//! back and finds the loop led by another *hands in* the connection that it has served, and follows.
+//! *out* for that, and nobody leads meanwhile. If it stays out, a *follower* is promoted and leads in its place; a thread
+//! that comes back and finds the loop led by another *hands in* the connection that it has served, and follows.
 //!
-//! Where there are several loops, each has its crew, and the followers are of all: who rests leads whichever calls. Where
-//! nobody rests, a leader who would wait for news can be *wanted* at a loop that nobody leads.
+//! Where there are several loops, each has its crew, and the followers belong to all: each leads whichever loop needs it.
+//! Where nobody rests, a leader that would wait for news can be *wanted* at a loop that nobody leads. Where one thread is
+//! all that the configuration asks for, the others are there only while it waits for a client: it is the *first*, and takes
+//! the lead back when it comes to rest.
 //!
 //! Must not know: the loop, connections, what a call is. Invariant: one leader at a time; what is handed in is taken by a
 //! leader, or given back once the crew has ended; nobody waits for the loop but those who rest.
@@ -26,16 +28,18 @@ pub(crate) struct Crew<R> {
     followers: Arc<Followers>,
 }
 
-/// The threads that rest, be it that one loop has them or several.
+/// The threads that rest, of one loop or of several.
 pub(crate) struct Followers {
-    rest: Mutex<Rest>,
-    called: Condvar,
+    resting: Mutex<Resting>,
+    promoted: Condvar,
     /// How many rest, as a hint that needs no lock.
-    resting: AtomicUsize,
+    count: AtomicUsize,
     /// Crews that have not ended.
     open: AtomicUsize,
     /// Which crew wants the leader of another, above 0.
     wanted: AtomicUsize,
+    /// The first thread rests and leads in place of any other.
+    first_waits: AtomicBool,
 }
 
 struct Exchange<R> {
@@ -46,21 +50,45 @@ struct Exchange<R> {
 }
 
 #[derive(Default)]
-struct Rest {
-    /// Crews that have called, and whom nobody has heard yet; none twice.
-    calls: Vec<usize>,
-    resting: usize,
-    /// All crews have.
+struct Resting {
+    /// Crews that need a leader, and that no follower has heard yet; none twice.
+    promotions: Vec<usize>,
+    count: usize,
+    /// The first thread is among them.
+    has_first: bool,
+    /// All crews have ended.
     ended: bool,
 }
 
-impl Rest {
-    /// Notes that a crew calls.
+impl Resting {
+    /// Notes that a crew needs a leader.
     fn add(&mut self, crew: usize) {
-        if !self.calls.contains(&crew) {
-            self.calls.push(crew);
+        if !self.promotions.contains(&crew) {
+            self.promotions.push(crew);
         }
     }
+}
+
+/// Which of a server's threads rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The only thread that the configuration asks for: it leads wherever it can, so that requests run in it.
+    First,
+    /// One of several.
+    Any,
+    /// One that has come because another waits for its client; `leaves` where there are enough of them.
+    Spare { leaves: bool },
+}
+
+/// How a rest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rested {
+    /// This crew needs a leader.
+    Promoted(usize),
+    /// All crews have ended.
+    Ended,
+    /// Enough others rest.
+    Spared,
 }
 
 /// What became of something that was handed in.
@@ -78,16 +106,17 @@ impl Followers {
     /// Those of so many crews.
     fn of(crews: usize) -> Arc<Followers> {
         Arc::new(Followers {
-            rest: Mutex::default(),
-            called: Condvar::new(),
-            resting: AtomicUsize::new(0),
+            resting: Mutex::default(),
+            promoted: Condvar::new(),
+            count: AtomicUsize::new(0),
             open: AtomicUsize::new(crews),
             wanted: AtomicUsize::new(0),
+            first_waits: AtomicBool::new(false),
         })
     }
 
-    fn rest_place(&self) -> MutexGuard<'_, Rest> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Resting> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,28 +153,33 @@ impl<R> Crew<R> {
         self.led.load(Ordering::SeqCst)
     }
 
-    /// The leader goes out, and leads no more.
-    pub(crate) fn go_out(&self) {
+    /// The leader goes out to serve a connection, and nobody leads.
+    pub(crate) fn release_lead(&self) {
         self.led.store(false, Ordering::SeqCst);
-        // Who handed something in and could not claim the lead saw it taken: either by this thread, which sees what is
+        // A thread that handed something in and could not claim the lead saw it taken: by this thread, which sees what is
         // handed in, or by one that leads now.
         if self.has_returns() {
-            self.call();
+            self.promote();
         }
     }
 
-    /// Who led though it is none of the crew leads no more. One who came back meanwhile found the loop led and is about to
-    /// rest, and what it had handed in may have been taken: it is called before it is there.
-    pub(crate) fn step_back(&self) {
+    /// Gives back a lead of a thread that will not take it again. A thread that came back meanwhile found the loop led and
+    /// is about to rest: a promotion is left for it, even before it rests.
+    pub(crate) fn release_and_promote(&self) {
         self.led.store(false, Ordering::SeqCst);
-        self.call_in(self.followers.rest_place());
+        self.leave_promotion(self.followers.lock());
     }
 
-    /// Leaves a call, and wakes one of those who rest.
-    fn call_in(&self, mut rest: MutexGuard<'_, Rest>) {
-        rest.add(self.index);
-        drop(rest);
-        self.followers.called.notify_one();
+    /// Leaves a promotion, and wakes one of those who rest.
+    fn leave_promotion(&self, mut resting: MutexGuard<'_, Resting>) {
+        resting.add(self.index);
+        let (has_first, count) = (resting.has_first, resting.count);
+        drop(resting);
+        if has_first && count > 1 {
+            self.followers.promoted.notify_all(); // it is for the first
+        } else {
+            self.followers.promoted.notify_one();
+        }
     }
 
     /// Leaves `returned` for the leader. To be followed by another [`Crew::claim`]: the leader may be out by now.
@@ -189,44 +223,71 @@ impl<R> Crew<R> {
         self.exchange().missed.retain(|missed| *missed != place);
     }
 
-    /// Whether somebody could be called.
-    pub(crate) fn has_rest(&self) -> bool {
-        self.followers.resting.load(Ordering::SeqCst) > 0
+    /// Whether somebody could be promoted.
+    pub(crate) fn has_followers(&self) -> bool {
+        self.followers.count.load(Ordering::SeqCst) > 0
     }
 
-    /// Calls one of those who rest, to take the lead.
-    pub(crate) fn call(&self) {
-        if !self.has_rest() {
-            return; // who is out looks by itself when it comes back
+    /// Promotes one of those who rest: it takes the lead.
+    pub(crate) fn promote(&self) {
+        if !self.has_followers() {
+            return; // a thread that is out looks by itself when it comes back
         }
-        let rest = self.followers.rest_place();
-        // One on its way is enough: it calls the next if it goes out, too.
-        if rest.calls.len() < rest.resting && !rest.calls.contains(&self.index) {
-            self.call_in(rest);
+        let resting = self.followers.lock();
+        // One on its way is enough: it promotes the next if it goes out, too.
+        if resting.promotions.len() < resting.count && !resting.promotions.contains(&self.index) {
+            self.leave_promotion(resting);
         }
     }
 
-    /// Waits to be called: by which crew; nothing when all have ended. `nobody_leads` is called where the leader is out by
-    /// now: it has seen nobody whom it could leave the loop to.
-    pub(crate) fn rest(&self, nobody_leads: impl FnOnce()) -> Option<usize> {
-        let followers = &self.followers;
-        let mut rest = followers.rest_place();
-        rest.resting += 1;
-        followers.resting.store(rest.resting, Ordering::SeqCst);
-        // Between the last claim and now the leader may have gone out, and found nobody to call.
+    /// Rests until this thread is promoted. `nobody_leads` is called where the leader is out by now: it has seen nobody
+    /// whom it could leave the loop to; `is_led` where the first thread finds another leading.
+    pub(crate) fn follow(&self, role: Role, nobody_leads: impl FnOnce(), is_led: impl FnOnce()) -> Rested {
+        let followers = &*self.followers;
+        let mut resting = followers.lock();
+        let count = |resting: &mut Resting, change: isize| {
+            resting.count = resting.count.wrapping_add_signed(change);
+            followers.count.store(resting.count, Ordering::SeqCst);
+        };
+        // Before the look at the leader: one that goes out behind it finds this thread to be promoted.
+        count(&mut resting, 1);
+        resting.has_first |= role == Role::First;
+        // Between the last claim and now the leader may have gone out, and found nobody to promote.
         if !self.is_led() {
             if self.has_returns() {
-                rest.add(self.index);
+                resting.add(self.index);
             } else {
                 nobody_leads();
             }
+        } else if role == Role::First {
+            followers.first_waits.store(true, Ordering::SeqCst);
+            is_led();
         }
-        while rest.calls.is_empty() && !rest.ended {
-            rest = followers.called.wait(rest).unwrap_or_else(PoisonError::into_inner);
+        if role == (Role::Spare { leaves: true }) && resting.promotions.is_empty() && !resting.ended {
+            count(&mut resting, -1);
+            return Rested::Spared;
         }
-        rest.resting -= 1;
-        followers.resting.store(rest.resting, Ordering::SeqCst);
-        if rest.ended { None } else { Some(rest.calls.remove(0)) }
+        let is_for_me = |resting: &Resting| {
+            !resting.promotions.is_empty() && (role == Role::First || !resting.has_first) || resting.ended
+        };
+        while !is_for_me(&resting) {
+            resting = followers.promoted.wait(resting).unwrap_or_else(PoisonError::into_inner);
+        }
+        count(&mut resting, -1);
+        if role == Role::First {
+            resting.has_first = false;
+            followers.first_waits.store(false, Ordering::SeqCst);
+            if resting.promotions.len() > 1 {
+                followers.promoted.notify_all();
+            }
+        }
+        if resting.ended { Rested::Ended } else { Rested::Promoted(resting.promotions.remove(0)) }
+    }
+
+    /// The leader's, which has nothing to do: whether the first thread waits to lead.
+    #[inline]
+    pub(crate) fn first_waits(&self) -> bool {
+        self.followers.first_waits.load(Ordering::SeqCst)
     }
 
     /// Says that a leader of another crew, who would wait otherwise, is wanted here. To be followed by a use of the wakers.
@@ -251,9 +312,9 @@ impl<R> Crew<R> {
         let left = std::mem::take(&mut exchange.handed_in);
         drop(exchange);
         if !self.ended.swap(true, Ordering::SeqCst) && self.followers.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.followers.rest_place().ended = true;
+            self.followers.lock().ended = true;
         }
-        self.followers.called.notify_all();
+        self.followers.promoted.notify_all();
         left
     }
 }

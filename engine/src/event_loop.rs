@@ -10,12 +10,14 @@ use slab::Slab;
 
 use crate::app::{App, Wake};
 use crate::config::Config;
-use crate::connection::{Connection, Desk, Turn, Verdict};
+use crate::connection::{Connection, Verdict};
 use crate::counters::Cell;
 use crate::io::{Event, Millis, Net, Readiness};
-use crate::server::{Lane, Server};
+use crate::loop_handle::LoopHandle;
+use crate::shared::Shared;
 use crate::sync::Ordering;
 use crate::timeouts::{Timeout, Timeouts};
+use crate::turn::{ServeContext, ThreadState};
 
 /// Connections taken from one listener's queue in a turn, before those that are open have theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -40,6 +42,15 @@ const RESERVED_FILES: u64 = 64;
 /// The longest wait while connections are out: their deadlines begin when the leader sees that they are back.
 const WAIT_FOR_RETURNS: Duration = Duration::from_secs(1);
 
+/// A connection, as the loop of a net and an application has it.
+pub(crate) type Conn<N, A> = Box<Connection<<N as Net>::Socket, <A as App<<N as Net>::Socket>>::Block>>;
+
+/// How a connection comes back; nothing where it is over.
+pub(crate) type Returned<N, A> = Option<(Conn<N, A>, Verdict)>;
+
+/// The loop, as others know it.
+pub(crate) type Handle<N, A> = LoopHandle<Returned<N, A>, <N as Net>::Waker>;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Serving,
@@ -51,7 +62,7 @@ pub(crate) enum Phase {
 
 /// A connection and what is known of it while it is out, being served.
 struct Slot<N: Net, A: App<N::Socket>> {
-    connection: Option<Box<Connection<N::Socket, A>>>,
+    connection: Option<Conn<N, A>>,
     /// News that came while it was out.
     news: Readiness,
     /// It waits in a queue for its turn.
@@ -67,7 +78,7 @@ struct Slot<N: Net, A: App<N::Socket>> {
 /// A connection to be served, by whoever took it from the loop.
 pub(crate) struct Task<N: Net, A: App<N::Socket>> {
     pub(crate) token: usize,
-    pub(crate) connection: Box<Connection<N::Socket, A>>,
+    pub(crate) connection: Conn<N, A>,
     pub(crate) expired: Option<Timeout>,
     /// The poller knows it.
     pub(crate) registered: bool,
@@ -77,21 +88,14 @@ pub(crate) struct Task<N: Net, A: App<N::Socket>> {
 pub(crate) enum Next<N: Net, A: App<N::Socket>> {
     /// Goes out to serve a connection.
     Serve(Task<N, A>),
-    /// Goes to lead the loop of that index, since there is nothing to do here.
-    Leave(usize),
-    /// Abandons connections that could not be kept: not while it holds the loop, since that may call the application.
-    Abandon(Vec<Box<Connection<N::Socket, A>>>),
+    /// Waits for news: see [`Loop::wait`].
+    Wait,
     /// Nothing more: the server has ended.
     End,
 }
 
-/// How a connection comes back; nothing where it is over.
-pub(crate) type Returned<S, A> = Option<(Box<Connection<S, A>>, Verdict)>;
-
 /// What only one thread at a time can hold.
 pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
-    /// Which of the server's.
-    index: usize,
     net: N,
     events: Vec<Event>,
     slots: Slab<Slot<N, A>>,
@@ -105,8 +109,6 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     /// Tasks handed out, now and at the watch's last look.
     departures: u32,
     departures_seen: u32,
-    /// Connections that could not be kept.
-    lost: Vec<Box<Connection<N::Socket, A>>>,
     /// The waker was used, and the application's runtime has not been told.
     unheard: bool,
     /// Those that have used up their budget: their next turn comes after the others' and a look at the poller.
@@ -156,7 +158,6 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             limit => (limit / loops + usize::from(index < limit % loops)).max(1),
         };
         Loop {
-            index,
             accepting: vec![false; net.listeners()],
             net,
             events: Vec::new(),
@@ -167,7 +168,6 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             out: 0,
             departures: 0,
             departures_seen: 0,
-            lost: Vec::new(),
             unheard: false,
             later: Vec::new(),
             holding: Vec::new(),
@@ -183,55 +183,41 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
     }
 
-    /// What is to be done next, waited for where there is nothing.
-    ///
-    /// # Errors
-    /// What the kernel says of the poller.
-    pub(crate) fn next(&mut self, server: &Server<N, A>) -> io::Result<Next<N, A>> {
+    /// What is to be done next.
+    pub(crate) fn next(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) -> Next<N, A> {
         loop {
-            self.take_returned(server);
+            self.take_returned(shared, handle);
             if self.phase == Phase::Aborted {
-                return Ok(Next::End);
-            }
-            if !self.lost.is_empty() {
-                return Ok(Next::Abandon(std::mem::take(&mut self.lost)));
+                return Next::End;
             }
             while let Some(token) = self.waiting.pop_front().or_else(|| self.ready.pop_front()) {
-                if let Some(task) = self.hand_out(token, server) {
-                    return Ok(Next::Serve(task));
+                if let Some(task) = self.hand_out(token, shared) {
+                    return Next::Serve(task);
                 }
             }
-            let lane = self.lane(server);
-            self.release(lane);
+            self.release(handle);
             if !self.ready.is_empty() {
-                continue; // who could not send all of it
+                continue; // connections that could not send all of it
             }
             match self.phase {
-                Phase::Draining(_) if self.slots.is_empty() => return Ok(Next::End),
-                Phase::Draining(until) if self.net.elapsed() >= until => return Ok(Next::End),
-                _ => {}
+                Phase::Draining(_) if self.slots.is_empty() => return Next::End,
+                Phase::Draining(until) if self.net.elapsed() >= until => {
+                    shared.control.abort(); // for those that wait for their clients
+                    return Next::End;
+                }
+                _ => return Next::Wait,
             }
-            if let Some(wanted) = lane.crew.wanted_at() {
-                return Ok(Next::Leave(wanted));
-            }
-            server.leader_waits();
-            self.wait(server)?;
         }
     }
 
-    /// What the others know of it.
-    fn lane<'a>(&self, server: &'a Server<N, A>) -> &'a Lane<N, A> {
-        &server.lanes[self.index]
-    }
-
     /// Takes the connection out of its slot, to be served.
-    fn hand_out(&mut self, token: usize, server: &Server<N, A>) -> Option<Task<N, A>> {
+    fn hand_out(&mut self, token: usize, shared: &Shared<A>) -> Option<Task<N, A>> {
         let slot = self.slots.get_mut(token)?;
         slot.queued = false;
         let connection = slot.connection.take()?;
         if connection.queued {
-            server.queued_requests.fetch_sub(1, Ordering::Relaxed);
-            server.books.counters.queue(false);
+            shared.queued_requests.fetch_sub(1, Ordering::Relaxed);
+            shared.books.counters.queue(false);
         }
         self.out += 1;
         self.departures = self.departures.wrapping_add(1);
@@ -245,29 +231,29 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     /// Takes what other threads have served and handed in.
     #[inline]
-    fn take_returned(&mut self, server: &Server<N, A>) {
-        if self.lane(server).crew.has_returns() {
-            self.settle_returned(server);
+    fn take_returned(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
+        if handle.crew.has_returns() {
+            self.settle_returned(shared, handle);
         }
     }
 
     #[cold]
-    fn settle_returned(&mut self, server: &Server<N, A>) {
-        for (token, returned) in self.lane(server).crew.take() {
+    fn settle_returned(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
+        for (token, returned) in handle.crew.take() {
             match returned {
-                Some((connection, verdict)) => self.settle(token, connection, verdict, server),
-                None => self.forget(token, server),
+                Some((connection, verdict)) => self.settle(token, connection, verdict, shared, handle),
+                None => self.forget(token, shared, handle),
             }
         }
     }
 
     /// Sends the answers that were held.
-    fn release(&mut self, lane: &Lane<N, A>) {
+    fn release(&mut self, handle: &Handle<N, A>) {
         self.releases = self.releases.wrapping_add(1);
         if self.holding.is_empty() {
             return;
         }
-        lane.note_released();
+        handle.note_released();
         let mut holding = std::mem::take(&mut self.holding);
         for token in holding.drain(..) {
             if let Some(slot) = self.slots.get_mut(token)
@@ -283,9 +269,9 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     /// A look of the watch: sends the answers that were held at the last one and still are. Whether a leader would have
     /// been out since then, for the same errand, or gone.
-    pub(crate) fn look(&mut self, lane: &Lane<N, A>) -> bool {
+    pub(crate) fn look(&mut self, handle: &Handle<N, A>) -> bool {
         if self.releases == self.releases_seen {
-            self.release(lane);
+            self.release(handle);
         }
         self.releases_seen = self.releases;
         let is_stuck = self.departures == self.departures_seen;
@@ -294,21 +280,24 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Waits for news and queues the connections they concern.
-    fn wait(&mut self, server: &Server<N, A>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What the kernel says of the poller.
+    pub(crate) fn wait(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) -> io::Result<()> {
         let timeout = self.time_to_wait();
         let (net, events) = (&mut self.net, &mut self.events);
-        let counters = &server.books.counters;
-        let has_lines = server.books.log.as_ref().is_some_and(|log| log.has_lines());
+        let counters = &shared.books.counters;
+        let has_lines = shared.books.log.as_ref().is_some_and(|log| log.has_lines());
         if counters.is_shared() && !self.is_announced && self.phase == Phase::Serving {
             self.is_announced = true;
             counters.is_alive(true);
         }
-        server.app.blocking(|| {
+        shared.app.blocking(|| {
             if has_lines {
                 if counters.is_shared() {
                     counters.lead(false, net.elapsed()); // a disk may be slow, a pipe full
                 }
-                server.turn().write_log_detached();
+                shared.context().write_log_detached();
                 if counters.is_shared() {
                     counters.lead(true, 0);
                 }
@@ -322,44 +311,48 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         if counters.is_shared() {
             counters.lead(true, 0);
         }
-        self.take_returned(server); // before its news
-        self.sort(server);
+        self.take_returned(shared, handle); // before its news
+        self.sort(shared, handle);
         if std::mem::take(&mut self.unheard) {
-            self.woken(server);
+            self.woken(shared, handle);
         }
         Ok(())
     }
 
-    /// Stands in for the leader while all threads are out: takes what has come, as far as that needs no application. A
-    /// request that is whole waits for a thread, and is refused where `max_queue` of them do already. Whether somebody
+    /// Stands in for the leader while all permits are out: takes what has come, as far as that needs no application. A
+    /// request that is whole waits for a thread, and is refused where `max_queue` of them do already. Whether a request
     /// waits.
     ///
     /// # Errors
     /// What the kernel says of the poller.
-    pub(crate) fn usher(&mut self, desk: &mut Desk<A::Desk>, server: &Server<N, A>) -> io::Result<bool> {
-        self.take_returned(server);
+    pub(crate) fn stand_in(
+        &mut self,
+        thread: &mut ThreadState<A::PerThread>,
+        shared: &Shared<A>,
+        handle: &Handle<N, A>,
+    ) -> io::Result<bool> {
+        self.take_returned(shared, handle);
         self.net.wait(Some(Duration::ZERO), &mut self.events)?;
-        self.sort(server);
-        if server.control.is_stopping() {
-            self.drain(server, self.net.elapsed());
+        self.sort(shared, handle);
+        if shared.control.is_stopping() {
+            self.drain(shared, handle, self.net.elapsed());
         }
-        desk.stamp(self.second, &server.config);
+        thread.begin_turn(self.second, 0, true, &shared.config);
         let draining = self.phase != Phase::Serving;
-        let turn = Turn { draining, may_call: false, ..server.turn() };
+        let cx = ServeContext { draining, may_call: false, ..shared.context() };
         while let Some(token) = self.ready.pop_front() {
-            let Some(Task { connection, expired, .. }) = self.hand_out(token, server) else { continue };
-            let (mut connection, mut verdict) = match expired {
-                _ if connection.needs_app() => (connection, Verdict::Queued),
-                Some(timeout) => connection.expire(timeout, desk, &turn),
-                None => connection.serve(desk, &turn),
+            let Some(Task { mut connection, expired, .. }) = self.hand_out(token, shared) else { continue };
+            let mut verdict = match expired {
+                _ if connection.needs_app() => Verdict::Queued,
+                Some(timeout) => connection.expire(timeout, thread, &cx),
+                None => connection.serve(thread, &cx),
             };
-            let most = if server.config.max_queue == 0 { usize::MAX } else { server.config.max_queue };
-            if connection.queued && server.queued_requests.load(Ordering::Relaxed) >= most {
-                (connection, verdict) = connection.shed(desk, &turn);
+            let most = if shared.config.max_queue == 0 { usize::MAX } else { shared.config.max_queue };
+            if connection.queued && shared.queued_requests.load(Ordering::Relaxed) >= most {
+                verdict = connection.shed(thread, &cx);
             }
-            self.settle(token, connection, verdict, server);
+            self.settle(token, connection, verdict, shared, handle);
         }
-        self.lost.clear(); // none has a response under way
         self.departures_seen = self.departures;
         Ok(!self.waiting.is_empty())
     }
@@ -370,7 +363,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// Queues the connections that the last wait's news concern, and those whose deadline has come.
-    fn sort(&mut self, server: &Server<N, A>) {
+    fn sort(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
         let now = self.net.elapsed();
         self.second = self.net.calendar();
         let mut events = std::mem::take(&mut self.events);
@@ -385,13 +378,13 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                 Event::Socket(name, news) => {
                     let token = name & TOKEN_MASK;
                     if self.slots.get(token).is_some_and(|slot| slot.name == name) {
-                        self.note(token, news, server);
+                        self.note(token, news, shared, handle);
                     }
                 }
             }
         }
         self.events = events;
-        self.accept(server, now);
+        self.accept(shared, now);
         while let Some((token, timeout)) = self.timeouts.expired(now) {
             // One that is out moves on by itself.
             if let Some(slot) = self.slots.get_mut(token)
@@ -420,16 +413,16 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// News of a connection.
-    fn note(&mut self, token: usize, news: Readiness, server: &Server<N, A>) {
+    fn note(&mut self, token: usize, news: Readiness, shared: &Shared<A>, handle: &Handle<N, A>) {
         let Some(slot) = self.slots.get_mut(token) else { return };
         let Some(connection) = &mut slot.connection else {
             slot.news.merge(news);
-            if self.lane(server).crew.miss(token) {
-                self.take_returned(server);
+            if handle.crew.miss(token) {
+                self.take_returned(shared, handle);
             }
             return;
         };
-        if connection.cares_for(news, server.config.max_queue > 0) {
+        if connection.cares_for(news, shared.config.max_queue > 0) {
             if connection.is_gone() {
                 // It leaves its place to others.
                 self.waiting.retain(|waiting| *waiting != token);
@@ -448,35 +441,32 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         }
     }
 
-    /// Takes back a connection that has been served; one that cannot be kept is lost.
+    /// Takes back a connection that has been served; one that cannot be kept is closed.
     pub(crate) fn settle(
         &mut self,
         token: usize,
-        connection: Box<Connection<N::Socket, A>>,
+        mut connection: Conn<N, A>,
         verdict: Verdict,
-        server: &Server<N, A>,
+        shared: &Shared<A>,
+        handle: &Handle<N, A>,
     ) {
-        let lane = self.lane(server);
         let slot = &mut self.slots[token];
         // What is ready already is reported anew by the registration, so nothing that came meanwhile is missed.
         let kept =
-            verdict != Verdict::Close && (slot.registered || self.net.add(slot.name, &connection.socket).is_ok());
+            verdict != Verdict::Close && (slot.registered || self.net.add(slot.name, connection.socket()).is_ok());
         if !kept {
-            self.forget(token, server);
-            if verdict != Verdict::Close {
-                self.lost.push(connection);
-            }
+            self.forget(token, shared, handle);
             return;
         }
         self.out -= 1;
         slot.registered = true;
         if connection.queued {
-            server.queued_requests.fetch_add(1, Ordering::Relaxed);
-            server.books.counters.queue(true);
+            shared.queued_requests.fetch_add(1, Ordering::Relaxed);
+            shared.books.counters.queue(true);
         }
         if connection.holds {
             self.holding.push(token);
-            lane.note_held(&server.watch);
+            handle.note_held(&shared.watch);
         }
         slot.connection = Some(connection);
         let news = std::mem::take(&mut slot.news);
@@ -498,25 +488,25 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             }
         }
         if news != Readiness::default() {
-            lane.crew.meet(token);
-            self.note(token, news, server);
+            handle.crew.meet(token);
+            self.note(token, news, shared, handle);
         }
     }
 
     /// Takes away the slot of a connection that was out, and is over.
-    fn forget(&mut self, token: usize, server: &Server<N, A>) {
+    fn forget(&mut self, token: usize, shared: &Shared<A>, handle: &Handle<N, A>) {
         let slot = self.slots.remove(token);
         if slot.news != Readiness::default() {
-            self.lane(server).crew.meet(token);
+            handle.crew.meet(token);
         }
         self.out -= 1;
         self.timeouts.disarm(token);
-        server.books.counters.closed(1);
+        shared.books.counters.closed(1);
     }
 
     // --- accepting ---
 
-    fn accept(&mut self, server: &Server<N, A>, now: Millis) {
+    fn accept(&mut self, shared: &Shared<A>, now: Millis) {
         if !self.accepting.contains(&true) || self.accept_resumes.is_some_and(|resumes| resumes > now) {
             return;
         }
@@ -527,39 +517,39 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                 if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
                     break;
                 }
-                if free == 0 && self.phase == Phase::Serving && server.books.counters.has_more_than_its_share(now) {
+                if free == 0 && self.phase == Phase::Serving && shared.books.counters.has_more_than_its_share(now) {
                     self.accept_resumes = Some(now + YIELD);
                     self.yields = true;
                     break;
                 }
                 free = free.saturating_sub(1);
                 match self.net.accept(index) {
-                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &server.config), server),
-                    Err(error) => self.accept_failed(index, &error, server, now),
+                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &shared.config), shared),
+                    Err(error) => self.accept_failed(index, &error, shared, now),
                 }
             }
         }
     }
 
-    fn admit(&mut self, connection: Box<Connection<N::Socket, A>>, server: &Server<N, A>) {
+    fn admit(&mut self, connection: Conn<N, A>, shared: &Shared<A>) {
         let news = Readiness::default();
         let connection = Some(connection);
         self.admitted = self.admitted.wrapping_add(1) & (TOKEN_MASK >> 1); // below the names of listeners
         let name = self.admitted << TOKEN_BITS | self.slots.vacant_key();
         let token = self.slots.insert(Slot { connection, news, queued: false, registered: false, expired: None, name });
-        server.books.counters.count(Cell::Connections);
-        server.books.counters.count(Cell::Open);
+        shared.books.counters.count(Cell::Connections);
+        shared.books.counters.count(Cell::Open);
         self.enqueue(token);
     }
 
-    fn accept_failed(&mut self, index: usize, error: &io::Error, server: &Server<N, A>, now: Millis) {
+    fn accept_failed(&mut self, index: usize, error: &io::Error, shared: &Shared<A>, now: Millis) {
         match error.kind() {
             io::ErrorKind::WouldBlock => self.accepting[index] = false,
             // The peer was gone before its turn: the next in the queue.
             io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
             // Out of descriptors or memory: the queue stays, and is looked at again when some may be free.
             _ => {
-                server.books.counters.count(Cell::AcceptErrors);
+                shared.books.counters.count(Cell::AcceptErrors);
                 self.accept_resumes = Some(now + ACCEPT_PAUSE);
                 self.accepting[index] = true;
             }
@@ -568,31 +558,31 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     // --- the end ---
 
-    fn woken(&mut self, server: &Server<N, A>) {
-        let runtime = server.app.woken();
+    fn woken(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
+        let runtime = shared.app.woken();
         let now = self.net.elapsed();
-        if server.control.is_aborting() {
+        if shared.control.is_aborting() {
             self.phase = Phase::Aborted;
-        } else if server.control.is_stopping() || runtime == Wake::Drain {
-            self.drain(server, now);
+        } else if shared.control.is_stopping() || runtime == Wake::Drain {
+            self.drain(shared, handle, now);
         }
     }
 
     /// Accepts what waits, stops listening, and gives every connection a last look.
-    fn drain(&mut self, server: &Server<N, A>, now: Millis) {
+    fn drain(&mut self, shared: &Shared<A>, handle: &Handle<N, A>, now: Millis) {
         if self.phase != Phase::Serving {
             return;
         }
-        let graceful = server.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
+        let graceful = shared.config.graceful_timeout.as_millis().try_into().unwrap_or(Millis::MAX);
         self.phase = Phase::Draining(now.saturating_add(graceful));
-        let counters = &server.books.counters;
+        let counters = &shared.books.counters;
         counters.is_alive(false);
         // What waits is left to the others, where there are any.
         self.accepting.fill(!counters.has_company());
         self.accept_resumes = self.accept_resumes.filter(|_| !std::mem::take(&mut self.yields));
         while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
         {
-            self.accept(server, now);
+            self.accept(shared, now);
         }
         self.net.stop_listening();
         self.accepting.clear();
@@ -608,20 +598,18 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                 continue;
             }
             // A request may have come that the poller has not told yet.
-            self.note(token, Readiness { readable: true, ..Readiness::default() }, server);
+            self.note(token, Readiness { readable: true, ..Readiness::default() }, shared, handle);
         }
     }
 
-    /// Stops listening, and gives back what is to be abandoned.
-    pub(crate) fn close_all(&mut self, server: &Server<N, A>) -> Vec<Box<Connection<N::Socket, A>>> {
+    /// Stops listening, and closes what is here.
+    pub(crate) fn close_all(&mut self, shared: &Shared<A>) {
         self.net.stop_listening();
         self.ready.clear();
         self.waiting.clear();
         self.later.clear();
-        server.books.counters.is_alive(false);
-        server.books.counters.closed(self.slots.len());
-        let mut left = std::mem::take(&mut self.lost);
-        left.extend(self.slots.drain().filter_map(|slot| slot.connection));
-        left
+        shared.books.counters.is_alive(false);
+        shared.books.counters.closed(self.slots.len());
+        self.slots.clear();
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use std::thread;
 pub(crate) mod thread {
     //! Threads of a world without time: any wait for a while may be over at once.
 
-    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, panicking, park};
+    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, ThreadId, current, panicking, park};
 
     pub(crate) fn park_timeout(_time: std::time::Duration) {
         shuttle::thread::yield_now();

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::app::LongCall;
+use crate::io::thread_number;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
@@ -35,21 +36,26 @@ pub(crate) struct Watch {
     ended: AtomicBool,
     keeper: OnceLock<Thread>,
     ticks: AtomicU32,
-    /// One for each thread that runs the application.
-    posts: Box<[Post]>,
+    /// One for each thread that runs the application, by its number; a thread that has left leaves it to the next that comes.
+    slots: Mutex<Vec<Arc<ThreadSlot>>>,
     /// Calls are counted, and the watch called for each.
     counts_calls: bool,
 }
 
-/// Where a thread leaves word before it goes to the application.
+/// Where a thread says what it is about before it goes to the application.
 #[derive(Default)]
-struct Post {
+pub(crate) struct ThreadSlot {
     held: Mutex<Latest>,
     /// Calls begun and ended: odd while one is under way.
     calls: AtomicU32,
+    is_taken: AtomicBool,
+    /// What the kernel calls the thread.
+    number: AtomicU32,
+    /// The thread has a permit, and is not between two blocks.
+    is_in_call: AtomicBool,
 }
 
-impl Post {
+impl ThreadSlot {
     fn held(&self) -> MutexGuard<'_, Latest> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,12 +116,12 @@ impl LongCalls {
             return None;
         }
         let mut next: Option<Duration> = None;
-        for (post, place) in watch.posts.iter().enumerate() {
-            let number = place.calls.load(Ordering::SeqCst);
-            if post == self.seen.len() {
+        for (thread, slot) in watch.slots().iter().enumerate() {
+            let number = slot.calls.load(Ordering::SeqCst);
+            if thread == self.seen.len() {
                 self.seen.push(Seen { number: 0, since: now, told: [false; 2] });
             }
-            let seen = &mut self.seen[post];
+            let seen = &mut self.seen[thread];
             if number.is_multiple_of(2) {
                 continue;
             }
@@ -129,7 +135,7 @@ impl LongCalls {
                 }
                 if so_far >= *limit {
                     *told = true;
-                    found(&LongCall { post, number, so_far, is_over_time: *is_over_time });
+                    found(&LongCall { thread, number, so_far, is_over_time: *is_over_time });
                 } else {
                     next = Some(next.map_or(*limit - so_far, |next| next.min(*limit - so_far)));
                 }
@@ -148,17 +154,40 @@ struct Latest {
 }
 
 impl Watch {
-    /// Over so many threads. `counts_calls`: it looks at how long calls take, too.
-    pub(crate) fn new(threads: usize, counts_calls: bool) -> Watch {
+    /// Over no thread yet. `counts_calls`: it looks at how long calls take, too.
+    pub(crate) fn new(counts_calls: bool) -> Watch {
         Watch {
             kept: AtomicBool::new(false),
             awake: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             keeper: OnceLock::new(),
             ticks: AtomicU32::new(0),
-            posts: (0..threads.max(1)).map(|_| Post::default()).collect(),
+            slots: Mutex::default(),
             counts_calls,
         }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Arc<ThreadSlot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread comes: its number, the smallest that no other has, and its slot.
+    pub(crate) fn join(&self) -> (usize, Arc<ThreadSlot>) {
+        let mut slots = self.slots();
+        let free = slots.iter().position(|slot| !slot.is_taken.load(Ordering::Relaxed));
+        let number = free.unwrap_or_else(|| {
+            slots.push(Arc::default());
+            slots.len() - 1
+        });
+        slots[number].is_taken.store(true, Ordering::Relaxed);
+        slots[number].number.store(thread_number(), Ordering::Relaxed);
+        (number, slots[number].clone())
+    }
+
+    /// A thread leaves.
+    pub(crate) fn leave(&self, slot: &ThreadSlot) {
+        slot.held().holder = None;
+        slot.is_taken.store(false, Ordering::Relaxed);
     }
 
     /// From now on somebody ticks: `keeper`, or whoever wakes by itself.
@@ -179,8 +208,8 @@ impl Watch {
         self.ticks.load(Ordering::Relaxed)
     }
 
-    /// Calls the watch if it sleeps.
-    pub(crate) fn call(&self) {
+    /// Wakes the watch if it sleeps.
+    pub(crate) fn wake(&self) {
         if !self.awake.load(Ordering::SeqCst)
             && !self.awake.swap(true, Ordering::SeqCst)
             && let Some(keeper) = self.keeper.get()
@@ -189,42 +218,52 @@ impl Watch {
         }
     }
 
-    /// The thread at `post` goes to the application: the number of the call.
-    pub(crate) fn begin_call(&self, post: usize) -> u32 {
+    /// The thread that has `slot` goes to the application: the number of the call.
+    #[inline]
+    pub(crate) fn begin_call(&self, slot: &ThreadSlot) -> u32 {
+        slot.is_in_call.store(true, Ordering::Relaxed);
         if !self.counts_calls {
             return 0;
         }
-        let calls = &self.posts[post].calls;
+        let calls = &slot.calls;
         let number = calls.load(Ordering::Relaxed).wrapping_add(1); // nobody else writes
-        // Either this is seen by the watch before it sleeps, or the call behind it finds it asleep.
+        // No lost wake-up: the watch sees this store before it parks, or the wake below finds it parked.
         calls.store(number, Ordering::SeqCst);
-        self.call();
+        self.wake();
         number
     }
 
-    /// The thread at `post` is back.
-    pub(crate) fn end_call(&self, post: usize) {
+    /// The thread that has `slot` is back.
+    #[inline]
+    pub(crate) fn end_call(&self, slot: &ThreadSlot) {
+        slot.is_in_call.store(false, Ordering::Relaxed);
         if self.counts_calls {
-            let calls = &self.posts[post].calls;
-            calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+            slot.calls.store(slot.calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         }
     }
 
-    /// Leaves word of what is held by `holder`, who is about to be away. The latest at a post counts; the one before has
-    /// come back.
-    pub(crate) fn hold(&self, post: usize, holder: Arc<dyn Held>) {
-        let mut latest = self.posts[post].held();
+    /// Notes that `holder` holds bytes while the thread that has `slot` is away. The latest in a slot counts; the one
+    /// before has come back.
+    pub(crate) fn hold(&self, slot: &ThreadSlot, holder: Arc<dyn Held>) {
+        let mut latest = slot.held();
         let before = latest.holder.replace(holder);
         latest.count = latest.count.wrapping_add(1);
-        self.call();
+        self.wake();
         drop(latest);
         drop(before);
+    }
+
+    /// What the kernel calls the threads that are in a call of the application.
+    pub(crate) fn in_calls(&self) -> Vec<u32> {
+        let slots = self.slots();
+        let in_call = slots.iter().filter(|slot| slot.is_in_call.load(Ordering::Relaxed));
+        in_call.map(|slot| slot.number.load(Ordering::Relaxed)).collect()
     }
 
     /// One look: sends what has been held for a whole tick. Whether there was nothing new.
     pub(crate) fn tick(&self) -> bool {
         self.ticks.fetch_add(1, Ordering::Relaxed);
-        self.posts.iter().fold(true, |is_quiet, post| post.tick() & is_quiet)
+        self.slots().iter().fold(true, |is_quiet, slot| slot.tick() & is_quiet)
     }
 
     /// Ticks by `tick` until the end.

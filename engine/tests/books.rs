@@ -8,10 +8,10 @@ mod sim;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bjoern_engine::Server;
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Socket;
-use bjoern_engine::{AccessLog, App, Books, Config, Counters, LogFormat, Progress, ROW_CELLS, Reply, Request, Row};
-use bjoern_engine::{Server, Wake};
+use bjoern_engine::{AccessLog, App, Books, Config, Counters, LogFormat, Outcome, ROW_CELLS, Reply, Request, Row};
 use sim::{Act, Shared, SimNet};
 
 /// Answers `/whole` at once, `/stream` in three blocks, `/fail` not at all; looks at its row meanwhile.
@@ -33,53 +33,34 @@ impl Page {
 
 impl<S: Socket> App<S> for Page {
     type Block = Vec<u8>;
-    type Stream = u32;
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, _post: usize) {}
+    fn per_thread(&self, _thread: Option<usize>) {}
 
-    fn call(
-        &self,
-        _desk: &mut (),
-        request: &Request<'_>,
-        mut reply: Reply<S, Self>,
-    ) -> (Reply<S, Self>, Progress<u32>) {
+    fn call(&self, (): &mut (), request: &Request<'_>, mut reply: Reply<S, Vec<u8>>) -> (Reply<S, Vec<u8>>, Outcome) {
         self.look();
         let mut head = ResponseHead::default();
         head.begin(b"201 Created").unwrap();
         head.field(b"X-Kind", b"page").unwrap();
         match request.path() {
-            b"/fail" => (reply, Progress::Failed),
+            b"/fail" => return (reply, Outcome::Failed),
             b"/stream" => {
                 reply.start(&head, None);
-                (reply, Progress::More(3))
+                for _ in 0..3 {
+                    self.look();
+                    let block = vec![b'x'; 10_000];
+                    reply.block(&block, || block.clone());
+                    if !reply.pass_boundary() {
+                        break;
+                    }
+                }
             }
             _ => {
                 reply.start(&head, Some(5));
                 reply.block(b"whole", || b"whole".to_vec());
-                (reply, Progress::Done)
             }
         }
-    }
-
-    fn next(&self, _desk: &mut (), left: u32, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<u32>) {
-        self.look();
-        if left == 0 {
-            return (reply, Progress::Done);
-        }
-        let block = vec![b'x'; 10_000];
-        reply.block(&block, || block.clone());
-        (reply, Progress::More(left - 1))
-    }
-
-    fn close(&self, _left: u32) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+        (reply, Outcome::Done)
     }
 
     fn drains(&self) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Socket;
 use bjoern_engine::proxies::Trusted;
-use bjoern_engine::{App, Cell, Config, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, Cell, Config, Outcome, Reply, Request, Server};
 use sim::{Act, Shared, SimNet};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -21,12 +21,11 @@ struct WhoAsks;
 
 impl<S: Socket> App<S> for WhoAsks {
     type Block = Vec<u8>;
-    type Stream = ();
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, _post: usize) {}
+    fn per_thread(&self, _thread: Option<usize>) {}
 
-    fn call(&self, _desk: &mut (), request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
+    fn call(&self, (): &mut (), request: &Request<'_>, mut reply: Reply<S, Vec<u8>>) -> (Reply<S, Vec<u8>>, Outcome) {
         let client = request.client();
         let said = client.ip.map_or("-".to_owned(), |ip| format!("{ip}#{}", client.port));
         let mut head = ResponseHead::default();
@@ -34,21 +33,7 @@ impl<S: Socket> App<S> for WhoAsks {
         head.field(b"Client", said.as_bytes()).unwrap();
         head.field(b"Content-Length", b"0").unwrap();
         reply.start(&head, None);
-        (reply, Progress::Done)
-    }
-
-    fn next(&self, _desk: &mut (), (): (), reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
-        (reply, Progress::Done)
-    }
-
-    fn close(&self, (): ()) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+        (reply, Outcome::Done)
     }
 }
 
@@ -57,19 +42,19 @@ fn config(trusted: &str) -> Config {
 }
 
 /// What a peer got: the statuses and clients, when the connection ended, and the counters that are not zero.
-struct Outcome {
+struct Seen {
     answers: Vec<String>,
     ended: u64,
     counters: Vec<(&'static str, u64)>,
 }
 
-impl Outcome {
+impl Seen {
     fn count(&self, name: &str) -> u64 {
         self.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
     }
 }
 
-fn play(config: Config, acts: Vec<Act>) -> Outcome {
+fn play(config: Config, acts: Vec<Act>) -> Seen {
     let world = Shared::new(1, vec![(1 << 20, [vec![Act::Connect, Act::TakeAll], acts].concat())]);
     let (net, end) = SimNet::new(world.clone());
     let server = Arc::new(Server::new(net, WhoAsks, config));
@@ -84,7 +69,7 @@ fn play(config: Config, acts: Vec<Act>) -> Outcome {
         let client = head.lines().find_map(|line| line.strip_prefix("Client: "));
         client.map_or(status.to_owned(), |client| format!("{status} {client}"))
     });
-    Outcome { answers: answers.collect(), ended: world.wires[0].closed_at, counters }
+    Seen { answers: answers.collect(), ended: world.wires[0].closed_at, counters }
 }
 
 fn send(pieces: &[&[u8]]) -> Vec<Act> {

@@ -5,15 +5,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::{System, SystemSocket, SystemWaker};
-use bjoern_engine::{App, Books, Config, Errand, Lent, Progress, Reply, Request, Server, Stopper, Wake};
+use bjoern_engine::{App, AppCall, Books, Config, Outcome, Reply, ReplySlot, Request, Server, Stopper};
 
 const THREADS: usize = 4;
 const CLIENTS: usize = 8;
@@ -29,41 +29,75 @@ const SLEEP: Duration = Duration::from_millis(3);
 
 const WAYS: [&str; 5] = ["quick", "slow", "stream", "slow-stream", "write"];
 
-type Replied = Reply<SystemSocket, Several>;
+type Replied = Reply<SystemSocket, Vec<u8>>;
 
 /// Answers by the path, always with the same number of bytes.
 #[derive(Default)]
 struct Several {
     streams: AtomicI64,
+    /// The stream of "/endless" may end.
+    may_end: AtomicBool,
+    /// Threads in application code now, and the most there have been.
+    inside: AtomicI64,
+    most_inside: AtomicI64,
+    /// Has one more thread come to the server.
+    spawn: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Where a call of "/gate" says that it has begun, and hears that it may end.
     gate: Option<(Sender<()>, Mutex<Receiver<()>>)>,
 }
 
-struct Stream {
-    lent: Arc<Lent<SystemSocket, Several>>,
-    is_slow: bool,
-    left: usize,
+impl Several {
+    /// The application works on a response, which lies where the watch finds it.
+    fn work(slot: &Arc<ReplySlot<SystemSocket, Vec<u8>>>, reply: Replied, call: AppCall, time: Duration) -> Replied {
+        slot.lend(reply, call);
+        thread::sleep(time);
+        slot.take_back().unwrap()
+    }
 }
 
 impl App<SystemSocket> for Several {
     type Block = Vec<u8>;
-    type Stream = Stream;
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, _post: usize) {}
+    fn per_thread(&self, _thread: Option<usize>) {}
 
-    fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
+    fn add_thread(&self) -> bool {
+        self.spawn.get().inspect(|spawn| spawn()).is_some()
+    }
+
+    fn call(&self, (): &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Outcome) {
+        self.enter();
+        let (reply, outcome) = self.answer(request, reply);
+        self.leave();
+        (reply, outcome)
+    }
+}
+
+impl Several {
+    fn enter(&self) {
+        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_inside.fetch_max(inside, Ordering::SeqCst);
+    }
+
+    fn leave(&self) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn pass_boundary(&self, reply: &mut Replied) -> bool {
+        self.leave();
+        let goes_on = reply.pass_boundary();
+        self.enter();
+        goes_on
+    }
+
+    fn answer(&self, request: &Request<'_>, reply: Replied) -> (Replied, Outcome) {
         let way = std::str::from_utf8(request.path()).unwrap().trim_start_matches('/');
-        let lent = Arc::new(Lent::default());
-        lent.lend(reply, Errand::Call);
-        if way == "slow" {
-            thread::sleep(SLEEP);
-        }
+        let slot = Arc::new(ReplySlot::default());
+        let mut reply = Several::work(&slot, reply, AppCall::Call, if way == "slow" { SLEEP } else { Duration::ZERO });
         if let (Some((begun, may_end)), "gate") = (&self.gate, way) {
             begun.send(()).unwrap();
             may_end.lock().unwrap().recv().unwrap();
         }
-        let mut reply = lent.take_back().unwrap();
         let mut head = ResponseHead::default();
         head.begin(b"200 OK").unwrap();
         let body = vec![b'x'; BLOCK];
@@ -71,18 +105,35 @@ impl App<SystemSocket> for Several {
             "stream" | "slow-stream" => {
                 self.streams.fetch_add(1, Ordering::Relaxed);
                 reply.start(&head, None);
-                return (reply, Progress::More(Stream { lent, is_slow: way != "stream", left: BLOCKS }));
+                let time = if way == "stream" { Duration::ZERO } else { SLEEP };
+                for _ in 0..BLOCKS {
+                    reply = Several::work(&slot, reply, AppCall::Next, time);
+                    reply.block(&body, || body.clone());
+                    if !self.pass_boundary(&mut reply) {
+                        break; // its client has hung up
+                    }
+                }
+                self.streams.fetch_sub(1, Ordering::Relaxed);
+            }
+            "endless" => {
+                reply.start(&head, None);
+                let body = vec![b'x'; 100_000];
+                while !self.may_end.load(Ordering::SeqCst) {
+                    reply.block(&body, || body.clone());
+                    if !self.pass_boundary(&mut reply) {
+                        break;
+                    }
+                }
             }
             "write" => {
                 reply.start(&head, None);
                 for _ in 0..BLOCKS {
                     reply.block(&body, || body.clone());
-                    let mut waited = Duration::ZERO;
                     loop {
-                        match reply.hand_over(&mut waited) {
+                        match reply.hand_over() {
                             Ok(true) => break,
                             Ok(false) => {}
-                            Err(_) => return (reply, Progress::Failed), // its client has hung up
+                            Err(_) => return (reply, Outcome::Failed), // its client has hung up
                         }
                     }
                 }
@@ -92,35 +143,7 @@ impl App<SystemSocket> for Several {
                 (0..BLOCKS).for_each(|_| reply.block(&body, || body.clone()));
             }
         }
-        (reply, Progress::Done)
-    }
-
-    fn next(&self, _desk: &mut (), mut stream: Stream, reply: Replied) -> (Replied, Progress<Stream>) {
-        stream.lent.lend(reply, Errand::Next);
-        if stream.is_slow {
-            thread::sleep(SLEEP);
-        }
-        let mut reply = stream.lent.take_back().unwrap();
-        if stream.left == 0 {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
-            return (reply, Progress::Done);
-        }
-        stream.left -= 1;
-        let block = vec![b'x'; BLOCK];
-        reply.block(&block, || block.clone());
-        (reply, Progress::More(stream))
-    }
-
-    fn close(&self, _stream: Stream) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+        (reply, Outcome::Done)
     }
 }
 
@@ -262,11 +285,69 @@ fn an_idle_leader_goes_where_it_is_wanted() {
 }
 
 #[test]
-fn four_threads_and_an_usher_answer_everybody() {
+fn four_threads_and_a_stand_in_answer_everybody() {
     serve(1, 1_000);
 }
 
 #[test]
-fn four_threads_of_two_loops_and_an_usher_answer_everybody() {
+fn four_threads_of_two_loops_and_a_stand_in_answer_everybody() {
     serve(2, 1_000);
+}
+
+/// A server for one thread at a time, which gets more of them while streams wait, and the clients of `endless` streams.
+fn beside_streams(reads: &[bool], others: impl FnOnce(SocketAddr)) {
+    let (server, address) = several_loops(1, Several::default(), Config::default());
+    let spawned = Arc::new(Mutex::new(Vec::new()));
+    let (for_spawn, threads) = (Arc::downgrade(&server), spawned.clone());
+    let spawn = move || {
+        let server = for_spawn.upgrade().unwrap();
+        threads.lock().unwrap().push(thread::spawn(move || server.work().unwrap()));
+    };
+    server.app().spawn.set(Box::new(spawn)).ok().unwrap();
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(server.stopper());
+        scope.spawn(|| server.run().unwrap());
+        let streams: Vec<_> = reads
+            .iter()
+            .map(|reads| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(b"GET /endless HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+                stream.read_exact(&mut [0; 100]).unwrap(); // it has begun
+                let mut copy = stream.try_clone().unwrap();
+                (stream, reads.then(|| scope.spawn(move || std::io::copy(&mut copy, &mut std::io::sink()))))
+            })
+            .collect();
+        others(address);
+        server.app().may_end.store(true, Ordering::SeqCst);
+        for (mut stream, reader) in streams {
+            match reader {
+                Some(reader) => drop(reader.join().unwrap().unwrap()),
+                None => drop(std::io::copy(&mut stream, &mut std::io::sink()).unwrap()),
+            }
+        }
+    });
+    for thread in std::mem::take(&mut *spawned.lock().unwrap()) {
+        thread.join().unwrap();
+    }
+    assert_eq!(server.at_work(), 0);
+    assert_eq!(server.app().most_inside.load(Ordering::SeqCst), 1, "one thread at a time runs the application");
+}
+
+/// One thread may run the application, and streams never end: one whose client reads as fast as it can, one whose client
+/// does not read at all. The others are served between their blocks.
+#[test]
+fn endless_streams_let_others_through() {
+    for reads in [&[true][..], &[false], &[true, true], &[false, false, true]] {
+        beside_streams(reads, |address| {
+            for client in 0..4 {
+                let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
+                stream.get_ref().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                for way in ["quick", "stream", "slow", "slow-stream"] {
+                    let request = format!("GET /{way} HTTP/1.1\r\nHost: h\r\n\r\n");
+                    stream.get_mut().write_all(request.as_bytes()).unwrap();
+                    assert_eq!(read_answer(&mut stream), BLOCK * BLOCKS, "{way} of client {client} beside {reads:?}");
+                }
+            }
+        });
+    }
 }

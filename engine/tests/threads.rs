@@ -1,5 +1,6 @@
 //! The whole server with several threads, under every interleaving that shuttle comes upon: `make model`. The application
-//! sleeps now and then, so the loop, or each of two, changes hands; a thread plays the watch, another ends the server. A failing seed is named:
+//! sleeps now and then, so the loop, or each of two, changes hands; streams wait for their clients, each in its thread, and
+//! more threads come for them; a thread plays the watch, another ends the server. A failing seed is named:
 //! `SEED=n` runs it again, and the schedule, of which shuttle says where it lies, is played alone by `SEED=n SCHEDULE=path`.
 //!
 //! Here is how it works: 1. a seed makes peers and a configuration; 2. they are played in some schedules, of a seed, too;
@@ -17,7 +18,7 @@ use bjoern_engine::io::Millis;
 use bjoern_engine::{Books, Config, Counters, Server};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::thread;
-use shuttle::{FailurePersistence, Runner};
+use shuttle::{FailurePersistence, MaxSteps, Runner};
 use sim::anything::{Anything, Pace, check, script};
 use sim::{Act, MAX_YIELDS, Shared, SimNet, yield_now};
 
@@ -40,12 +41,15 @@ struct Stop {
     then_aborts: Option<Millis>,
 }
 
+/// Steps of a run, past which it is said to come to no end: the watch looks on while somebody sleeps for a minute.
+const STEPS: usize = 10_000_000;
+
 type Simulated = Server<SimNet, Anything>;
 
 fn run(seed: u64) {
     let world = Shared::new(seed, Vec::new());
     let mut asked = Vec::new();
-    let (config, loops, stop) = {
+    let (config, loops, stop, adds_threads) = {
         let mut made = world.lock();
         made.torn = made.random(2) == 0;
         let peers: Vec<_> = (0..1 + made.random(5)).map(|wire| script(&mut made, wire)).collect();
@@ -56,6 +60,7 @@ fn run(seed: u64) {
             body_buffer: 1 << 20,
             max_connections: [0, 0, 2][made.random(3)],
             threads: 1 + made.random(4),
+            max_parked: [1, 500][made.random(2)],
             max_queue: [0, 0, 1, 100][made.random(4)],
             graceful_timeout: Duration::from_millis([0, 2_000, 1_000_000][made.random(3)]),
             ..Config::default()
@@ -69,11 +74,12 @@ fn run(seed: u64) {
             // Who ends its sending direction while its request waits for a thread is taken to have gone.
             let may_seem_gone = config.max_queue > 0 && acts.iter().any(|act| matches!(act, Act::Finish));
             made.add(window, acts);
-            wanted.may_be_cut = stop.is_some() || config.max_queue == 1 || may_seem_gone;
+            wanted.may_be_cut = stop.is_some() || config.max_queue == 1 || may_seem_gone || config.max_parked == 1;
             asked.push(wanted);
         }
         let loops = 1 + made.random(2).min(config.threads - 1);
-        (config, loops, stop)
+        let adds_threads = made.random(4) > 0;
+        (config, loops, stop, adds_threads)
     };
     if std::env::var_os("SEED").is_some() {
         let Config { threads, max_connections, max_queue, graceful_timeout, .. } = &config;
@@ -94,9 +100,20 @@ fn run(seed: u64) {
         nets.push(nets[0].another());
     }
     let books = Books { counters, log: None };
-    let server = Arc::new(Server::with_books(nets, Anything::new(world.clone(), Pace::Sleeps), config, books));
+    world.lock().threads.permits = threads;
+    let app = Anything::new(world.clone(), Pace::Sleeps);
+    let server = Arc::new(Server::with_books(nets, app, config, books));
     end.set(server.stopper()).ok();
     server.app().server.set(Arc::downgrade(&server)).ok();
+    let spares = Arc::<shuttle::sync::Mutex<Vec<thread::JoinHandle<()>>>>::default();
+    if adds_threads {
+        let (its_server, its_spares) = (Arc::downgrade(&server), spares.clone());
+        let spawn = move || {
+            let server = its_server.upgrade().unwrap();
+            its_spares.lock().unwrap().push(thread::spawn(move || server.work().unwrap()));
+        };
+        server.app().spawn.set(Box::new(spawn)).ok();
+    }
     let mut running: Vec<_> = (0..threads)
         .map(|_| {
             let server = server.clone();
@@ -110,6 +127,10 @@ fn run(seed: u64) {
         running.push(thread::spawn(move || end_by(stop, &stopped, &its_world)));
     }
     running.into_iter().for_each(|thread| thread.join().unwrap());
+    loop {
+        let Some(spare) = spares.lock().unwrap().pop() else { break };
+        spare.join().unwrap();
+    }
     server.end_watch();
     keeper.join().unwrap();
 
@@ -162,6 +183,7 @@ fn end_by(stop: Stop, server: &Simulated, world: &Shared) {
 fn play(seed: u64, scheduler: impl Scheduler + 'static) {
     let mut config = shuttle::Config::new();
     config.stack_size = STACK_BYTES;
+    config.max_steps = MaxSteps::FailAfter(STEPS);
     config.failure_persistence = FailurePersistence::File(Some(env!("CARGO_TARGET_TMPDIR").into()));
     config.silence_warnings = true; // that it knows of sequentially consistent order only
     config.ungraceful_shutdown_config.immediately_return_on_panic = true;

@@ -8,10 +8,11 @@ mod sim;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bjoern_engine::http1::ResponseHead;
-use bjoern_engine::{App, Config, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, AppCall, Config, Outcome, Reply, ReplySlot, Request, Server};
 use sim::{Act, Shared, SimNet, SimSocket};
 
 type Simulated = Server<SimNet, Slow>;
+type Replied = Reply<SimSocket, Vec<u8>>;
 
 /// `/n` works for n ticks before it answers; `/stream/n` gives three blocks, and works for n ticks before the third;
 /// those of `/large/n` are 5,000 bytes each.
@@ -21,13 +22,6 @@ struct Slow {
     /// For each tick: bytes that each peer had been sent after it. The first line of a piece of work is before it.
     book: Mutex<Vec<Vec<usize>>>,
     calls: Mutex<Vec<String>>,
-}
-
-struct Stream {
-    lent: Arc<Lent<SimSocket, Slow>>,
-    block: Vec<u8>,
-    given: usize,
-    ticks: usize,
 }
 
 impl Slow {
@@ -51,64 +45,37 @@ impl Slow {
 
 impl App<SimSocket> for Slow {
     type Block = Vec<u8>;
-    type Stream = Stream;
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, _post: usize) {}
+    fn per_thread(&self, _thread: Option<usize>) {}
 
-    fn call(
-        &self,
-        _desk: &mut (),
-        request: &Request<'_>,
-        reply: Reply<SimSocket, Self>,
-    ) -> (Reply<SimSocket, Self>, Progress<Stream>) {
+    fn call(&self, (): &mut (), request: &Request<'_>, mut reply: Replied) -> (Replied, Outcome) {
         let path = String::from_utf8(request.path().to_vec()).unwrap();
         self.calls.lock().unwrap().push(path.clone());
-        let lent = Arc::new(Lent::default());
+        let slot = Arc::new(ReplySlot::default());
         let ticks = path.rsplit('/').next().unwrap().parse().unwrap();
         let mut head = ResponseHead::default();
         head.begin(b"200 OK").unwrap();
         let block = vec![b'x'; if path.starts_with("/large") { 5_000 } else { 5 }];
         if path.starts_with("/stream") || path.starts_with("/large") {
-            let mut reply = reply;
             reply.start(&head, None);
-            return (reply, Progress::More(Stream { lent, block, given: 0, ticks }));
+            for given in 0..3 {
+                slot.lend(reply, AppCall::Next);
+                if given == 2 {
+                    self.work(ticks);
+                }
+                reply = slot.take_back().unwrap();
+                reply.block(&block, || block.clone());
+                assert!(reply.pass_boundary());
+            }
+            return (reply, Outcome::Done);
         }
-        lent.lend(reply, Errand::Call);
+        slot.lend(reply, AppCall::Call);
         self.work(ticks);
-        let mut reply = lent.take_back().unwrap();
+        let mut reply = slot.take_back().unwrap();
         reply.start(&head, Some(1));
         reply.block(b"x", || b"x".to_vec());
-        (reply, Progress::Done)
-    }
-
-    fn next(
-        &self,
-        _desk: &mut (),
-        mut stream: Stream,
-        reply: Reply<SimSocket, Self>,
-    ) -> (Reply<SimSocket, Self>, Progress<Stream>) {
-        stream.lent.lend(reply, Errand::Next);
-        if stream.given == 2 {
-            self.work(stream.ticks);
-        }
-        let mut reply = stream.lent.take_back().unwrap();
-        if stream.given == 3 {
-            return (reply, Progress::Done);
-        }
-        stream.given += 1;
-        reply.block(&stream.block, || stream.block.clone());
-        (reply, Progress::More(stream))
-    }
-
-    fn close(&self, _stream: Stream) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+        (reply, Outcome::Done)
     }
 }
 

@@ -55,6 +55,7 @@ class Engine:
         options: Options,
         draining: Callable[[], object] | None = None,
         unfinished: Callable[[list[str]], object] | None = None,
+        add_thread: Callable[[], bool] | None = None,
         board: bytearray | memoryview | mmap | None = None,
         worker: int = 0,
     ) -> Engine: ...

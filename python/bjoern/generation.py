@@ -418,7 +418,9 @@ class _WorkerServer(Server):
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
         board = self._board.memory if self._number <= len(self._board) else None
-        return Engine(self._app, listening, self.options, self.close, unfinished, board, self._number - 1)
+        return Engine(
+            self._app, listening, self.options, self.close, unfinished, self._add_thread, board, self._number - 1
+        )
 
     def close(self) -> None:
         super().close()

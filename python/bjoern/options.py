@@ -391,6 +391,13 @@ class Options(Deferred):
     max_queue: int = _option(
         0, COUNT, "concurrency", "most requests that wait while all threads are busy, 0 = no limit; more: 503"
     )
+    max_parked: int = _option(
+        500,
+        COUNT,
+        "concurrency",
+        "most streams that wait for slow clients, each in a thread of its own; more: the one idle for longest is cut",
+        1,
+    )
     require_host: bool = _option(True, SWITCH, "protocol", "refuse HTTP/1.1 requests without Host (400, RFC 9112 3.2)")
     date_header: bool = _option(True, SWITCH, "protocol", "send Date (RFC 9110 6.6.1)")
     server_header: str | None = _option(None, TEXT, "protocol", "send this Server header")

@@ -86,6 +86,7 @@ class Server:
         self.sockets = sockets
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
+        self._added = 0  # threads, by _add_thread
         self._turn = allocate_lock()  # taken by the one call of run()
         self._thread_id: int | None = None  # the one that runs the application, where there is one only
         self._stats: dict[str, int] = {}
@@ -135,7 +136,22 @@ class Server:
                     self._stats, self._engine = self._engine.stats(), None
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
-        return Engine(self._app, listening, self.options, self.close, unfinished)
+        return Engine(self._app, listening, self.options, self.close, unfinished, self._add_thread)
+
+    def _add_thread(self) -> bool:
+        """One more thread for the engine, since one waits for its client. Whether there is one."""
+        import threading
+
+        engine = self._engine
+        if engine is None:
+            return False
+        self._added += 1
+        name = f"bjoern-{self.options.threads + self._added}"
+        try:
+            threading.Thread(target=engine.work, name=name, daemon=True).start()
+        except (RuntimeError, MemoryError):  # the system has no more: the stream keeps its turn while it waits
+            return False
+        return True
 
     def _run_crew(self, engine: Engine) -> None:
         """Serves by several threads, while this one hears signals."""

@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::app::Body;
 use crate::config::Config;
 use crate::http1::head::{Head, Scan};
+use crate::request::Body;
 
 const REQUEST: &str = "GET /a%20b?q=1&r=2 HTTP/1.1\r\n\
     Host: h\r\n\

@@ -10,7 +10,7 @@ use shuttle::sync::Arc;
 use shuttle::sync::atomic::AtomicUsize;
 use shuttle::thread;
 
-use super::{Crew, HandedIn};
+use super::{Crew, HandedIn, Rested, Role};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// Requests still to be served on a connection.
@@ -57,21 +57,23 @@ impl Waker {
 }
 
 /// One run: so many threads and connections, each with so many requests.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Plan {
     loops: usize,
     threads: usize,
     /// Of each loop.
     connections: usize,
     requests: u32,
-    /// A follower is called ahead of each errand, as where calls block; else somebody else calls, now and then.
+    /// A follower is promoted ahead of each task, as where calls block; else the watch promotes one, now and then.
     eager: bool,
-    /// An errand lasts until what has been handed in has been taken: so somebody must lead meanwhile.
+    /// A task lasts until what has been handed in has been taken: so somebody must lead meanwhile.
     blocks: bool,
     /// To the first loop nothing comes until all that came to the others has been served: its leader is wanted there.
     idles: bool,
     /// Somebody ends the server at once, whatever is out.
     aborts: bool,
+    /// One thread is all that was asked for, and the others are there because it waited for a client.
+    has_spare: bool,
 }
 
 struct Lane {
@@ -108,18 +110,24 @@ impl Model {
         let mut lane = &self.lanes[thread % self.lanes.len()];
         loop {
             if lane.crew.claim() {
-                match self.lead(lane) {
-                    Led::Left(wanted) => {
+                match self.lead(lane, thread == 0) {
+                    Led::Left(wanted) if wanted != lane.index => {
                         lane = &self.lanes[wanted];
                         continue;
                     }
+                    Led::Left(_) => {} // to the first thread
                     Led::Ended if self.has_ended() => return,
                     Led::Lost | Led::Ended => {}
                 }
             }
-            match lane.crew.rest(|| {}) {
-                Some(called) => lane = &self.lanes[called],
-                None => return,
+            let role = match thread {
+                0 if self.plan.has_spare => Role::First,
+                _ if self.plan.has_spare => Role::Spare { leaves: false },
+                _ => Role::Any,
+            };
+            match lane.crew.follow(role, || {}, || lane.waker.wake()) {
+                Rested::Promoted(promoted) => lane = &self.lanes[promoted],
+                Rested::Ended | Rested::Spared => return,
             }
         }
     }
@@ -128,16 +136,16 @@ impl Model {
         self.lanes.iter().all(|lane| lane.crew.has_ended())
     }
 
-    fn lead(&self, lane: &Lane) -> Led {
+    fn lead(&self, lane: &Lane, is_first: bool) -> Led {
         assert_eq!(lane.leaders.fetch_add(1, Ordering::SeqCst), 0, "one leader at a time");
         loop {
             let mut state = lane.state.lock().unwrap();
-            let (place, connection) = match self.next(lane, &mut state) {
+            let (place, connection) = match self.next(lane, &mut state, is_first) {
                 Next::Serve(place, connection) => (place, connection),
                 Next::Leave(wanted) => {
                     drop(state);
                     lane.leaders.fetch_sub(1, Ordering::SeqCst);
-                    lane.crew.step_back();
+                    lane.crew.release_and_promote();
                     return Led::Left(wanted);
                 }
                 Next::End => {
@@ -150,9 +158,9 @@ impl Model {
             };
             drop(state);
             lane.leaders.fetch_sub(1, Ordering::SeqCst);
-            lane.crew.go_out();
+            lane.crew.release_lead();
             if self.plan.eager {
-                lane.crew.call();
+                lane.crew.promote();
             }
             while self.plan.blocks && lane.crew.handed_in.load(Ordering::SeqCst) > 0 && !lane.crew.has_ended() {
                 thread::yield_now();
@@ -193,8 +201,8 @@ impl Model {
             if lane.crew.has_ended() || lane.crew.is_led() {
                 continue;
             }
-            lane.crew.call();
-            if lane.crew.has_rest() || !lane.crew.claim() {
+            lane.crew.promote();
+            if lane.crew.has_followers() || !lane.crew.claim() {
                 continue;
             }
             let mut state = lane.state.lock().unwrap();
@@ -205,7 +213,7 @@ impl Model {
             // The last to go leaves nothing but the end.
             let wants = !state.ready.is_empty() || state.slots.iter().all(Option::is_none);
             drop(state);
-            lane.crew.step_back();
+            lane.crew.release_and_promote();
             if wants {
                 lane.crew.want();
                 self.wake();
@@ -217,7 +225,7 @@ impl Model {
         self.lanes.iter().for_each(|lane| lane.waker.wake());
     }
 
-    fn next(&self, lane: &Lane, state: &mut Loop) -> Next {
+    fn next(&self, lane: &Lane, state: &mut Loop, is_first: bool) -> Next {
         loop {
             self.take_returned(lane, state);
             if self.aborted.load(Ordering::SeqCst) {
@@ -236,6 +244,9 @@ impl Model {
             }
             if let Some(wanted) = lane.crew.wanted_at() {
                 return Next::Leave(wanted);
+            }
+            if !is_first && lane.crew.first_waits() {
+                return Next::Leave(lane.index);
             }
             match self.report(lane, state) {
                 Some(place) => self.note(lane, state, place),
@@ -308,7 +319,7 @@ fn play(plan: Plan) {
     let other = model.clone();
     threads.push(thread::spawn(move || {
         if !plan.eager && !other.lanes[0].crew.is_led() {
-            other.lanes[0].crew.call(); // the watch's look
+            other.lanes[0].crew.promote(); // the watch's look
         }
         if plan.aborts {
             other.aborted.store(true, Ordering::SeqCst);
@@ -322,20 +333,20 @@ fn play(plan: Plan) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     let book = &model.book;
     if !plan.aborts {
-        // An errand that was the last of its connection is noted as ended by the leader, too: nowhere.
+        // A task that was the last of its connection is noted as ended by the leader, too: nowhere.
         let asked = plan.loops * plan.connections * plan.requests as usize;
         assert_eq!(book.served.load(Ordering::SeqCst), asked);
     }
     for lane in &model.lanes {
         assert!(matches!(lane.crew.hand_in(0, Some(1)), HandedIn::Back(Some(1))), "the crew has ended");
-        assert!(!lane.crew.has_rest());
+        assert!(!lane.crew.has_followers());
     }
 }
 
 const ONE: Plan =
-    Plan { loops: 1, threads: 2, connections: 1, requests: 2, eager: true, blocks: false, idles: false, aborts: false };
+    Plan { loops: 1, threads: 2, connections: 1, requests: 2, eager: true, blocks: false, idles: false, aborts: false, has_spare: false };
 
-const PLANS: [Plan; 15] = [
+const PLANS: [Plan; 18] = [
     ONE,
     Plan { connections: 2, requests: 1, ..ONE },
     Plan { eager: false, ..ONE },
@@ -351,6 +362,9 @@ const PLANS: [Plan; 15] = [
     Plan { loops: 3, threads: 2, connections: 2, eager: false, ..ONE },
     Plan { loops: 2, threads: 1, idles: true, ..ONE },
     Plan { loops: 3, threads: 2, idles: true, ..ONE },
+    Plan { has_spare: true, ..ONE },
+    Plan { has_spare: true, threads: 3, connections: 2, eager: false, ..ONE },
+    Plan { has_spare: true, threads: 3, connections: 3, aborts: true, ..ONE },
 ];
 
 /// Interleavings of a plan that are tried one after the other; the two smallest have fewer than these.

@@ -7,14 +7,19 @@ mod system;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use platform::block_signals;
 pub(crate) use platform::calendar;
+pub(crate) use platform::{is_asleep_in_lock, thread_number};
 pub use system::{Bell, System, SystemSocket, SystemWaker, note_fork};
 
 /// Milliseconds on a clock that never goes back.
 pub type Millis = u64;
+
+/// Reads such a clock.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// What [`Net::wait`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +88,20 @@ pub trait Socket: Send + Sync + 'static {
     /// Resets the connection, at the latest when it is closed: the peer gets an error in place of the end of the stream.
     fn reset_on_close(&mut self);
 
-    /// Blocks the calling thread until more can be sent; `Ok(false)` after `timeout`,
-    /// [`io::ErrorKind::Interrupted`] where a signal came.
-    fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool>;
+    /// Blocks the calling thread until more can be sent, `timeout` has passed, or a signal came: which of them, and how
+    /// long it took.
+    fn wait_writable(&mut self, timeout: Duration) -> io::Result<(Wait, Duration)>;
+}
+
+/// How [`Socket::wait_writable`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// More can be sent, or the connection is broken.
+    Writable,
+    /// The time is over.
+    TimedOut,
+    /// A signal came.
+    Interrupted,
 }
 
 /// Wakes a [`Net::wait`] from any thread or signal handler.
@@ -121,6 +137,9 @@ pub trait Net: Send + 'static {
 
     /// The monotonic clock, to some milliseconds.
     fn elapsed(&self) -> Millis;
+
+    /// The same clock, for threads that do not hold the net.
+    fn clock(&self) -> Clock;
 
     /// The calendar's second since 1970, for `Date`.
     fn calendar(&self) -> u64;

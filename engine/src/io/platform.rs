@@ -80,6 +80,40 @@ pub fn block_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_block(); // not even possible to fail with a set that is one
 }
 
+/// What the kernel says of a thread of this process that sleeps in a lock: the same text for as long as it is the same
+/// sleep. `None` where it does something else.
+#[cfg(target_os = "linux")]
+pub fn is_asleep_in_lock(thread: u32) -> Option<String> {
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/self/task/{thread}/{what}")).ok();
+    // The call's number, its arguments, and where the thread is; or "running".
+    let call = read("syscall").filter(|call| call.split(' ').next() == Some(FUTEX))?;
+    let status = read("status")?;
+    let switches = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+    Some(format!("{call}{switches}"))
+}
+
+/// The number of futex(2), by which threads sleep in locks.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const FUTEX: &str = "202";
+#[cfg(all(target_os = "linux", any(target_arch = "arm", target_arch = "x86")))]
+const FUTEX: &str = "240";
+#[cfg(all(target_os = "linux", not(any(target_arch = "x86_64", target_arch = "arm", target_arch = "x86"))))]
+const FUTEX: &str = "98"; // of architectures that came later
+
+/// Elsewhere nobody can tell: a thread that has not moved for so long is taken to be in a lock.
+#[cfg(not(target_os = "linux"))]
+pub fn is_asleep_in_lock(_thread: u32) -> Option<String> {
+    Some(String::new())
+}
+
+/// The calling thread's number in the kernel.
+pub fn thread_number() -> u32 {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+    #[cfg(not(target_os = "linux"))]
+    return 0;
+}
+
 pub use only::{SEND, accept, is_listening};
 
 /// Sends up to `len` bytes of `file` from `offset` on without taking them through memory; 0 at the file's end.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -19,7 +19,7 @@ use rustix::net::{
 };
 
 use super::platform;
-use super::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
+use super::{Clock, Event, Millis, Net, Peer, Readiness, Socket, Wait, Waker};
 
 /// Events taken from the kernel in one wait; what does not fit comes with the next.
 const EVENTS_PER_WAIT: usize = 256;
@@ -154,6 +154,10 @@ impl Net for System {
         platform::monotonic()
     }
 
+    fn clock(&self) -> Clock {
+        Arc::new(platform::monotonic)
+    }
+
     fn calendar(&self) -> u64 {
         platform::calendar()
     }
@@ -243,8 +247,15 @@ impl Socket for SystemSocket {
         let _ = connect_unspec(&self.0);
     }
 
-    fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
-        Ok(poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timespec(timeout)))? > 0)
+    fn wait_writable(&mut self, timeout: Duration) -> io::Result<(Wait, Duration)> {
+        let began = Instant::now();
+        let wait = match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&timespec(timeout))) {
+            Ok(0) => Wait::TimedOut,
+            Ok(_) => Wait::Writable,
+            Err(rustix::io::Errno::INTR) => Wait::Interrupted,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((wait, began.elapsed()))
     }
 }
 

@@ -3,11 +3,10 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Millis;
-use bjoern_engine::{App, Body, Errand, Lent, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, AppCall, Body, Outcome, Reply, ReplySlot, Request, Server};
 
 use super::{Act, Shared, SimNet, SimSocket, World, yield_now};
 
@@ -23,7 +22,7 @@ const WAYS: [&str; 9] = ["whole", "list", "stream", "length", "lazy", "write", "
 /// The ways after which the connection ends, whatever the peer wants.
 const LAST: [&str; 3] = ["fail", "break", "short"];
 
-type Replied = Reply<SimSocket, Anything>;
+type Replied = Reply<SimSocket, Vec<u8>>;
 
 /// How long the application takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +47,8 @@ pub struct Anything {
     pub calls: AtomicU64,
     /// How often the watch has given up.
     pub given_up: AtomicU64,
-}
-
-pub struct Stream {
-    wire: usize,
-    way: String,
-    block: Vec<u8>,
-    left: usize,
-    /// Bytes the wire had been sent when the last block was given, and the block's length.
-    given: Option<(usize, usize)>,
+    /// Starts one more thread of the server, where that can be done.
+    pub spawn: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// `/wire/number/way/blocks/len`
@@ -77,14 +69,41 @@ fn head(id: &str, length: Option<usize>) -> ResponseHead {
 
 impl Anything {
     pub fn new(world: Shared, pace: Pace) -> Anything {
-        let (server, streams, calls) = (OnceLock::new(), AtomicI64::new(0), AtomicU64::new(0));
-        Anything { world, server, pace, streams, calls, given_up: AtomicU64::new(0) }
+        Anything {
+            world,
+            server: OnceLock::new(),
+            pace,
+            streams: AtomicI64::new(0),
+            calls: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+            spawn: OnceLock::new(),
+        }
+    }
+
+    /// Application code runs from here to [`Anything::leave`].
+    fn enter(&self) {
+        let threads = &mut self.world.lock().threads;
+        threads.inside += 1;
+        let (inside, permits) = (threads.inside, threads.permits);
+        assert!(inside <= permits || permits == 0, "{inside} threads run application code, of {permits} that may");
+    }
+
+    fn leave(&self) {
+        self.world.lock().threads.inside -= 1;
+    }
+
+    /// What a stream does between two blocks. Whether it makes another.
+    fn pass_boundary(&self, reply: &mut Replied) -> bool {
+        self.leave();
+        let goes_on = reply.pass_boundary();
+        self.enter();
+        goes_on
     }
 
     /// The application takes its time, now and then; whether long enough for everything held to be sent.
     fn work(&self, wire: usize, reply: Replied) -> (Replied, bool) {
-        let lent = Arc::new(Lent::default());
-        lent.lend(reply, Errand::Next);
+        let slot = Arc::new(ReplySlot::default());
+        slot.lend(reply, AppCall::Next);
         let all_sent = match self.pace {
             Pace::Quick => true,
             Pace::Looks => {
@@ -101,7 +120,7 @@ impl Anything {
                 self.world.lock().looks - before > 3
             }
         };
-        (lent.take_back().unwrap(), all_sent)
+        (slot.take_back().unwrap(), all_sent)
     }
 
     fn give(&self, wire: usize, bytes: usize) {
@@ -129,11 +148,14 @@ impl Anything {
 
 impl App<SimSocket> for Anything {
     type Block = Vec<u8>;
-    type Stream = Stream;
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, post: usize) {
-        self.world.lock().threads.at_work += usize::from(post != usize::MAX);
+    fn per_thread(&self, thread: Option<usize>) {
+        self.world.lock().threads.at_work += usize::from(thread.is_some());
+    }
+
+    fn add_thread(&self) -> bool {
+        self.spawn.get().inspect(|spawn| spawn()).is_some()
     }
 
     fn left(&self) {
@@ -144,8 +166,24 @@ impl App<SimSocket> for Anything {
         self.given_up.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn call(&self, _desk: &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Progress<Stream>) {
+    fn call(&self, (): &mut (), request: &Request<'_>, reply: Replied) -> (Replied, Outcome) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.enter();
+        let (reply, outcome) = self.answer(request, reply);
+        self.leave();
+        (reply, outcome)
+    }
+
+    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
+        self.world.lock().threads.idle += 1;
+        let value = wait();
+        self.world.lock().threads.idle -= 1;
+        value
+    }
+}
+
+impl Anything {
+    fn answer(&self, request: &Request<'_>, reply: Replied) -> (Replied, Outcome) {
         let wire = part(request, 0).parse().unwrap();
         let (mut reply, _) = self.work(wire, reply);
         if let Body::Memory(body) = request.body {
@@ -157,35 +195,34 @@ impl App<SimSocket> for Anything {
         let block = vec![b'x'; part(request, 4).parse().unwrap()];
         let total = count * block.len();
         match way.as_str() {
-            "fail" => return (reply, Progress::Failed),
+            "fail" => return (reply, Outcome::Failed),
             "whole" => {
                 reply.start(&head(&id, None), Some(total as u64));
                 let body = block.repeat(count);
                 reply.block(&body, || body.clone());
                 self.give(wire, HEAD_BYTES + total);
-                return (reply, Progress::Done);
+                return (reply, Outcome::Done);
             }
             "list" => {
                 reply.start(&head(&id, None), None);
                 (0..count).for_each(|_| reply.block(&block, || block.clone()));
                 self.give(wire, HEAD_BYTES + total);
-                return (reply, Progress::Done);
+                return (reply, Outcome::Done);
             }
             "write" => {
                 reply.start(&head(&id, None), None);
                 for _ in 0..count {
                     reply.block(&block, || block.clone());
-                    let mut waited = Duration::ZERO;
                     loop {
-                        match reply.hand_over(&mut waited) {
+                        match reply.hand_over() {
                             Ok(true) => break,
                             Ok(false) => {}
-                            Err(_) => return (reply, Progress::Failed),
+                            Err(_) => return (reply, Outcome::Failed),
                         }
                     }
                 }
                 self.give(wire, HEAD_BYTES + total);
-                return (reply, Progress::Done);
+                return (reply, Outcome::Done);
             }
             "short" => reply.start(&head(&id, Some(total + 1)), None),
             "length" => reply.start(&head(&id, Some(total)), None),
@@ -194,49 +231,41 @@ impl App<SimSocket> for Anything {
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
         self.give(wire, if way == "lazy" { 0 } else { HEAD_BYTES });
-        (reply, Progress::More(Stream { wire, way, block, left: count, given: None }))
-    }
-
-    fn next(&self, _desk: &mut (), mut stream: Stream, reply: Replied) -> (Replied, Progress<Stream>) {
-        let (mut reply, all_sent) = self.work(stream.wire, reply);
-        if let Some((before, len)) = stream.given
-            && all_sent
-        {
-            let wire = &self.world.lock().wires[stream.wire];
-            let all = wire.sent >= before + len || (self.pace != Pace::Quick && wire.blocked) || reply.is_broken();
-            assert!(all, "the last block has been handed over when the next is asked for, or soon after");
-        }
-        if stream.way == "lazy" && !reply.is_started() {
-            reply.start(&head("lazy", None), None);
-            self.give(stream.wire, HEAD_BYTES);
-        }
-        if stream.left == 0 {
-            self.streams.fetch_sub(1, Ordering::Relaxed);
-            return (reply, if stream.way == "break" { Progress::Failed } else { Progress::Done });
-        }
-        stream.left -= 1;
-        stream.given = Some((self.world.lock().wires[stream.wire].sent, stream.block.len()));
-        reply.block(&stream.block, || stream.block.clone());
-        self.give(stream.wire, stream.block.len());
-        (reply, Progress::More(stream))
-    }
-
-    fn close(&self, stream: Stream) {
-        if self.pace == Pace::Sleeps {
-            self.take_a_moment(stream.wire);
+        let (reply, outcome) = self.stream(wire, &way, &block, count, reply);
+        if self.pace == Pace::Sleeps && outcome == Outcome::Failed {
+            self.take_a_moment(wire);
         }
         self.streams.fetch_sub(1, Ordering::Relaxed);
+        (reply, outcome)
     }
 
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        self.world.lock().threads.idle += 1;
-        let value = wait();
-        self.world.lock().threads.idle -= 1;
-        value
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+    fn stream(&self, wire: usize, way: &str, block: &[u8], count: usize, reply: Replied) -> (Replied, Outcome) {
+        let mut reply = reply;
+        for number in 0..=count {
+            let before = self.world.lock().wires[wire].sent;
+            let all_sent;
+            (reply, all_sent) = self.work(wire, reply);
+            // All that was given has gone, or the peer has no room for it; where the watch has had its looks.
+            let holds = number > 0 && all_sent && self.pace != Pace::Quick && !reply.is_broken();
+            let (blocked, sent, given) = {
+                let seen = &self.world.lock().wires[wire];
+                (seen.blocked, seen.sent, seen.given)
+            };
+            assert!(!holds || blocked || sent >= given, "wire {wire} waits for what was held: {sent} of {given}, from {before}, block {number} of {way}");
+            if way == "lazy" && !reply.is_started() {
+                reply.start(&head("lazy", None), None);
+                self.give(wire, HEAD_BYTES);
+            }
+            if number == count {
+                break;
+            }
+            reply.block(block, || block.to_vec());
+            self.give(wire, block.len());
+            if !self.pass_boundary(&mut reply) {
+                return (reply, Outcome::Failed);
+            }
+        }
+        (reply, if way == "break" { Outcome::Failed } else { Outcome::Done })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bjoern_engine::http1::ResponseHead;
 use bjoern_engine::io::Socket;
-use bjoern_engine::{App, Body, Config, Progress, Reply, Request, Server, Wake};
+use bjoern_engine::{App, Body, Config, Outcome, Reply, Request, Server};
 
 use super::{Act, Shared, SimNet};
 
@@ -14,12 +14,11 @@ pub struct Mirror;
 
 impl<S: Socket> App<S> for Mirror {
     type Block = Vec<u8>;
-    type Stream = ();
-    type Desk = ();
+    type PerThread = ();
 
-    fn desk(&self, _post: usize) {}
+    fn per_thread(&self, _thread: Option<usize>) {}
 
-    fn call(&self, _desk: &mut (), request: &Request<'_>, mut reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
+    fn call(&self, (): &mut (), request: &Request<'_>, mut reply: Reply<S, Vec<u8>>) -> (Reply<S, Vec<u8>>, Outcome) {
         let Body::Memory(body) = request.body else { panic!("the cases' bodies stay in memory") };
         let saw = saw(request.method(), request.target(), body);
         let mut head = ResponseHead::default();
@@ -27,21 +26,7 @@ impl<S: Socket> App<S> for Mirror {
         let fields = fields.and_then(|()| head.field(b"Content-Length", b"0"));
         fields.unwrap_or_else(|bad| panic!("{bad}"));
         reply.start(&head, None);
-        (reply, Progress::Done)
-    }
-
-    fn next(&self, _desk: &mut (), (): (), reply: Reply<S, Self>) -> (Reply<S, Self>, Progress<()>) {
-        (reply, Progress::Done)
-    }
-
-    fn close(&self, (): ()) {}
-
-    fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        wait()
-    }
-
-    fn woken(&self) -> Wake {
-        Wake::GoOn
+        (reply, Outcome::Done)
     }
 }
 

@@ -27,7 +27,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use bjoern_engine::io::{Event, Millis, Net, Peer, Readiness, Socket, Waker};
+use bjoern_engine::io::{Clock, Event, Millis, Net, Peer, Readiness, Socket, Wait, Waker};
 use bjoern_engine::{Counters, Stopper};
 
 /// Lets the other threads go on.
@@ -139,8 +139,11 @@ pub struct Threads {
     leaders: Vec<(usize, Option<Millis>)>,
     /// The wakers of all nets.
     wakers: Vec<SimWaker>,
-    /// Those that are in the application, and sleep: until when, and on which wire.
+    /// Those that sleep, in the application or until their client takes something: until when, and on which wire.
     naps: Vec<(Millis, usize)>,
+    /// Those that run application code, and how many may.
+    pub inside: usize,
+    pub permits: usize,
 }
 
 impl Threads {
@@ -201,13 +204,15 @@ impl Shared {
                 return over;
             }
             let asleep = world.threads.naps.iter().filter(|(until, _)| *until > world.now).count();
-            if asleep == world.threads.at_work {
-                // Only they can move the clock, but the watch has its looks meanwhile.
-                if world.random(4) == 0 {
-                    world.now = world.next().unwrap();
-                    world.act();
-                }
-            } else if world.threads.busy(world.now) == 0 && world.threads.leaders.is_empty() {
+            let nobody_leads = world.threads.leaders.is_empty();
+            // Only they can move the clock, but the watch has its looks meanwhile, and others do what they have to do.
+            let patience = if asleep >= world.threads.at_work { 4 } else { 100 };
+            if nobody_leads && world.random(patience) == 0 {
+                world.now = world.next().unwrap_or(world.now);
+                world.act();
+            }
+            let may_lead = world.threads.inside < world.threads.permits;
+            if asleep < world.threads.at_work && world.threads.busy(world.now) == 0 && nobody_leads && may_lead {
                 yields += 1;
                 assert!(yields < MAX_YIELDS, "threads rest while others sleep, and nobody leads");
             } else {
@@ -502,6 +507,11 @@ impl Net for SimNet {
         self.world.lock().now
     }
 
+    fn clock(&self) -> Clock {
+        let world = self.world.clone();
+        Arc::new(move || world.lock().now)
+    }
+
     fn calendar(&self) -> u64 {
         self.world.lock().now / 1000
     }
@@ -581,12 +591,14 @@ impl Socket for SimSocket {
 
     fn reset_on_close(&mut self) {}
 
-    fn wait_writable(&mut self, timeout: Duration) -> io::Result<bool> {
-        let until = self.world.lock().now + timeout.as_millis() as Millis;
-        Ok(self.world.sleep(self.wire, until, |world| {
+    fn wait_writable(&mut self, timeout: Duration) -> io::Result<(Wait, Duration)> {
+        let began = self.world.lock().now;
+        let is_writable = self.world.sleep(self.wire, began + timeout.as_millis() as Millis, |world| {
             let wire = &world.wires[self.wire];
             wire.peer_reset || wire.outbound.len() < wire.window
-        }))
+        });
+        let waited = Duration::from_millis(self.world.lock().now - began);
+        Ok((if is_writable { Wait::Writable } else { Wait::TimedOut }, waited))
     }
 }
 

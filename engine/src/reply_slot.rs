@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::app::App;
 use crate::http1::ResponseHead;
 use crate::io::Socket;
 use crate::reply::Reply;
@@ -13,7 +12,7 @@ use crate::watch::Held;
 
 /// For what the application's code runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum AppCall {
     /// The call of the application: a new response.
     Call,
     /// One more block of the response.
@@ -32,15 +31,15 @@ pub enum NotTaken {
 }
 
 /// A place for one response.
-pub struct Lent<S: Socket, A: App<S>> {
-    place: Mutex<Place<S, A>>,
+pub struct ReplySlot<S: Socket, B> {
+    place: Mutex<Place<S, B>>,
     /// Signalled when a borrowed reply comes back.
     returned: Condvar,
 }
 
-struct Place<S: Socket, A: App<S>> {
-    reply: Option<Reply<S, A>>,
-    errand: Errand,
+struct Place<S: Socket, B> {
+    reply: Option<Reply<S, B>>,
+    call: AppCall,
     /// A head has been given, be it in vain.
     called: bool,
     /// Whether a thread waits for the reply.
@@ -49,39 +48,43 @@ struct Place<S: Socket, A: App<S>> {
     is_cut: bool,
 }
 
-impl<S: Socket, A: App<S>> Default for Lent<S, A> {
+impl<S: Socket, B> Default for ReplySlot<S, B> {
     fn default() -> Self {
-        let place = Place { reply: None, errand: Errand::Close, called: false, awaited: false, is_cut: false };
-        Lent { place: Mutex::new(place), returned: Condvar::new() }
+        let place = Place { reply: None, call: AppCall::Close, called: false, awaited: false, is_cut: false };
+        ReplySlot { place: Mutex::new(place), returned: Condvar::new() }
     }
 }
 
-impl<S: Socket, A: App<S>> Lent<S, A> {
-    fn lock(&self) -> MutexGuard<'_, Place<S, A>> {
+impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> ReplySlot<S, B> {
+    fn lock(&self) -> MutexGuard<'_, Place<S, B>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts `reply` here for as long as the application's code runs. What waits to be sent is left to the watch.
-    pub fn lend(self: &Arc<Self>, reply: Reply<S, A>, errand: Errand) {
-        let held = reply.holds().then(|| (reply.outgoing.watch.clone(), reply.outgoing.post));
+    pub fn lend(self: &Arc<Self>, mut reply: Reply<S, B>, call: AppCall) {
+        let held = reply.holds().then(|| (reply.outgoing.watch.clone(), reply.outgoing.slot.clone()));
         let mut place = self.lock();
-        place.called &= errand != Errand::Call;
-        place.errand = errand;
-        place.is_cut = false;
+        if call == AppCall::Call {
+            (place.called, place.is_cut) = (false, false);
+        }
+        if place.is_cut && !reply.is_broken() {
+            reply.time_out();
+        }
+        place.call = call;
         place.reply = Some(reply);
         drop(place);
-        if let Some((watch, post)) = held {
-            watch.hold(post, self.clone());
+        if let Some((watch, slot)) = held {
+            watch.hold(&slot, self.clone());
         }
     }
 
-    /// Takes the reply back; `None` where another thread of the application has borrowed it: see [`Lent::wait`].
-    pub fn take_back(&self) -> Option<Reply<S, A>> {
+    /// Takes the reply back; `None` where another thread of the application has borrowed it: see [`ReplySlot::wait`].
+    pub fn take_back(&self) -> Option<Reply<S, B>> {
         self.lock().reply.take()
     }
 
     /// Takes the reply back when the one who has borrowed it returns it.
-    pub fn wait(&self) -> Reply<S, A> {
+    pub fn wait(&self) -> Reply<S, B> {
         let mut place = self.lock();
         loop {
             if let Some(reply) = place.reply.take() {
@@ -94,16 +97,16 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
     }
 
     /// Takes the reply to `write()` by it; `None` where there is none, or no more to be added.
-    pub fn borrow(&self) -> Option<Reply<S, A>> {
+    pub fn borrow(&self) -> Option<Reply<S, B>> {
         let mut place = self.lock();
-        if place.errand == Errand::Close { None } else { place.reply.take() }
+        if place.call == AppCall::Close { None } else { place.reply.take() }
     }
 
     /// Gives a borrowed reply back.
-    pub fn give_back(&self, mut reply: Reply<S, A>) {
+    pub fn give_back(&self, mut reply: Reply<S, B>) {
         let mut place = self.lock();
         if place.is_cut {
-            reply.cut();
+            reply.time_out();
         }
         place.reply = Some(reply);
         // A Condvar's notify is a system call even where nobody waits.
@@ -139,11 +142,7 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
     pub fn time_out(&self) {
         let mut place = self.lock();
         match &mut place.reply {
-            Some(reply) if reply.is_started() => reply.cut(),
-            Some(reply) => {
-                reply.refuse("503 Service Unavailable");
-                reply.send_last();
-            }
+            Some(reply) => reply.time_out(),
             None => place.is_cut = true,
         }
     }
@@ -159,7 +158,7 @@ impl<S: Socket, A: App<S>> Lent<S, A> {
     }
 }
 
-impl<S: Socket, A: App<S>> Held for Lent<S, A> {
+impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> Held for ReplySlot<S, B> {
     fn send_held(&self) -> bool {
         self.lock().reply.as_mut().is_none_or(Reply::send_held)
     }

@@ -16,8 +16,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::environ::Environs;
+use crate::errors::reason;
 use crate::ffi::{duplicate, shared_rows};
-use crate::wsgi::{Hooks, Limits, Site, Wsgi};
+use crate::site::{Hooks, Limits, Site};
+use crate::wsgi::Wsgi;
 
 /// After the end, for a thread that is in no call: it may be in the `close()` of a response that nobody waits for any more.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
@@ -48,13 +50,15 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None, board=None, worker=0))]
+    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None, add_thread=None, board=None, worker=0))]
+    #[allow(clippy::too_many_arguments)] // they are Python's, by name
     fn new(
         app: &Bound<'_, PyAny>,
         listeners: Vec<RawFd>,
         options: &Bound<'_, PyAny>,
         draining: Option<Py<PyAny>>,
         unfinished: Option<Py<PyAny>>,
+        add_thread: Option<Py<PyAny>>,
         board: Option<&Bound<'_, PyAny>>,
         worker: usize,
     ) -> PyResult<Engine> {
@@ -78,10 +82,10 @@ impl Engine {
         let root_path: String = options.getattr("root_path")?.extract()?;
         let environs = Environs::new(py, &addresses, &errors, threads > 1, &root_path)?;
         let or_none = |hook: Option<Py<PyAny>>| hook.unwrap_or_else(|| py.None());
-        let hooks = Hooks { draining: or_none(draining), unfinished: or_none(unfinished) };
+        let hooks =
+            Hooks { draining: or_none(draining), unfinished: or_none(unfinished), add_thread: or_none(add_thread) };
         let limits = Limits { timeout: config.timeout, slow_request: config.slow_request };
-        let bell = if threads > 1 { Some(Bell::new()?) } else { None };
-        let site = Site::new(app.clone().unbind(), environs, hooks, limits, threads, bell);
+        let site = Site::new(app.clone().unbind(), environs, hooks, limits, threads, Bell::new()?);
         let counters = match board {
             None => Counters::default(),
             Some(board) => counters(board, worker)?,
@@ -96,9 +100,9 @@ impl Engine {
     /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
     #[getter]
     fn wakeup_fd(&self) -> RawFd {
-        match self.site.bell() {
-            Some(bell) => bell.as_fd().as_raw_fd(),
-            None => self.server.waker().as_fd().as_raw_fd(),
+        match self.site.is_overseen() {
+            true => self.site.bell().as_fd().as_raw_fd(),
+            false => self.server.waker().as_fd().as_raw_fd(),
         }
     }
 
@@ -117,9 +121,9 @@ impl Engine {
         if self.started.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err("an Engine runs only once"));
         }
-        let result = match self.site.bell() {
-            Some(bell) => self.oversee(py, bell),
-            None => Ok(self.server.run()?),
+        let result = match self.site.is_overseen() {
+            true => self.oversee(py),
+            false => self.serve_alone(py),
         };
         self.site.await_reports(py);
         match self.site.take_raised() {
@@ -173,8 +177,22 @@ impl Engine {
 }
 
 impl Engine {
+    /// Serves by the calling thread, and by others only while it waits for a client.
+    fn serve_alone(&self, py: Python<'_>) -> PyResult<()> {
+        let served = self.server.run();
+        let end = Instant::now() + TIME_TO_LEAVE;
+        while self.at_work() > self.site.in_calls(py) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            py.detach(|| self.site.bell().wait(Some(left)))?;
+        }
+        Ok(served?)
+    }
+
     /// Waits for the threads that work, and hears signals meanwhile.
-    fn oversee(&self, py: Python<'_>, bell: &Bell) -> PyResult<()> {
+    fn oversee(&self, py: Python<'_>) -> PyResult<()> {
         let begun = self.server.begin_watch();
         let mut end = None;
         let result = begun.map_err(PyErr::from).and_then(|_| {
@@ -190,7 +208,7 @@ impl Engine {
                 if left.is_some_and(|left| left.is_zero()) {
                     return Ok(());
                 }
-                py.detach(|| bell.wait(left))?;
+                py.detach(|| self.site.bell().wait(left))?;
                 if let Err(error) = py.check_signals() {
                     self.site.end_with(py, error);
                 }
@@ -205,11 +223,6 @@ impl Engine {
         self.server.end_watch();
         result
     }
-}
-
-/// What went wrong, without the number that Rust adds.
-pub fn reason(error: &std::io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// An OSError that names the access log.
@@ -285,6 +298,7 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         graceful_timeout: seconds("graceful_timeout")?,
         max_connections: options.getattr("max_connections")?.extract()?,
         threads: options.getattr("threads")?.extract()?,
+        max_parked: options.getattr("max_parked")?.extract()?,
         timeout: seconds("timeout")?,
         slow_request: seconds("slow_request")?,
         max_queue: options.getattr("max_queue")?.extract()?,

@@ -13,7 +13,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyDict, PyList};
 
 use crate::ffi::raise_in_thread;
-use crate::wsgi::Lent;
+use crate::response::ReplySlot;
 
 pyo3::create_exception!(
     bjoern,
@@ -54,7 +54,7 @@ impl SignalHandler {
 }
 
 /// One thread that runs the application.
-pub struct Ticket {
+pub struct CurrentCall {
     /// As `threading.get_ident()` has it.
     thread: u64,
     call: Mutex<Option<Call>>,
@@ -63,25 +63,36 @@ pub struct Ticket {
 struct Call {
     number: u32,
     environ: Py<PyDict>,
-    lent: Arc<Lent>,
+    slot: Arc<ReplySlot>,
     /// RequestTimeout has been raised in it, and may not have come to pass yet.
     raised: bool,
 }
 
-impl Ticket {
+impl CurrentCall {
     /// For the calling thread.
     ///
     /// # Errors
     /// What importing `_thread` raises.
-    pub fn new(py: Python<'_>) -> PyResult<Ticket> {
+    pub fn new(py: Python<'_>) -> PyResult<CurrentCall> {
         let thread = py.import(intern!(py, "_thread"))?.call_method0(intern!(py, "get_ident"))?.extract()?;
-        Ok(Ticket { thread, call: Mutex::default() })
+        Ok(CurrentCall { thread, call: Mutex::default() })
     }
 
     /// A call begins.
-    pub fn enter(&self, py: Python<'_>, number: u32, environ: &Py<PyDict>, lent: &Arc<Lent>) {
-        let call = Call { number, environ: environ.clone_ref(py), lent: lent.clone(), raised: false };
+    pub fn enter(&self, py: Python<'_>, number: u32, environ: &Py<PyDict>, slot: &Arc<ReplySlot>) {
+        let call = Call { number, environ: environ.clone_ref(py), slot: slot.clone(), raised: false };
         *self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    /// The application goes on, and its time begins anew: what was meant for the time before meets nothing any more.
+    pub fn renew(&self, py: Python<'_>, number: u32) {
+        let mut call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = call.as_mut().filter(|call| call.number != number) {
+            call.number = number;
+            if std::mem::take(&mut call.raised) {
+                raise_in_thread(py, self.thread, None);
+            }
+        }
     }
 
     /// The call has ended.
@@ -101,7 +112,7 @@ impl Ticket {
     pub fn time_out(&self, number: u32) {
         let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = call.as_ref().filter(|call| call.number == number) {
-            call.lent.time_out();
+            call.slot.time_out();
         }
     }
 

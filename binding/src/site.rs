@@ -1,0 +1,209 @@
+//! One WSGI application and what serving it takes: what ends the server, what its threads are doing, what is told of them.
+//! Must not know: how a request is answered.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bjoern_engine::Stopper;
+use bjoern_engine::io::{Bell, SystemWaker};
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::PyList;
+
+use crate::current_call::{CurrentCall, RequestTimeout};
+use crate::environ::Environs;
+use crate::errors::print_exception;
+use crate::ffi::calls;
+
+/// For what is still to be told when the server ends.
+const TIME_TO_REPORT: Duration = Duration::from_secs(1);
+
+/// A WSGI application and what serving it takes.
+pub struct Site {
+    pub application: Py<PyAny>,
+    pub environs: Environs,
+    /// End the server when the application asks for it by SystemExit.
+    pub stopper: OnceLock<Stopper<SystemWaker>>,
+    hooks: Hooks,
+    pub limits: Limits,
+    threads: usize,
+    /// Somebody looks at what threads do.
+    is_watched: bool,
+    /// Of each thread that somebody looks at, by its number: what it is doing.
+    calls: Mutex<Vec<Option<Arc<CurrentCall>>>>,
+    /// Rung when a thread leaves, or the server ends without it.
+    bell: Bell,
+    /// The first exception that is to leave `run()`.
+    raised: Mutex<Option<PyErr>>,
+    /// Threads that tell of a call that takes long.
+    reports: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Python functions that are told of things, or None.
+pub struct Hooks {
+    /// Called once when an exception ends the server, before the drain.
+    pub draining: Py<PyAny>,
+    /// Called when the server ends though a call of the application has not: with its requests.
+    pub unfinished: Py<PyAny>,
+    /// Called to have one more thread come to `work()`: whether one will.
+    pub add_thread: Py<PyAny>,
+}
+
+/// Past which a call is told of; zero: none is.
+pub struct Limits {
+    pub timeout: Duration,
+    pub slow_request: Duration,
+}
+
+impl Site {
+    /// For so many threads.
+    pub fn new(
+        application: Py<PyAny>,
+        environs: Environs,
+        hooks: Hooks,
+        limits: Limits,
+        threads: usize,
+        bell: Bell,
+    ) -> Arc<Site> {
+        let is_watched = threads > 1 || !limits.timeout.is_zero() || !limits.slow_request.is_zero();
+        Arc::new(Site {
+            application,
+            environs,
+            stopper: OnceLock::new(),
+            hooks,
+            limits,
+            threads,
+            is_watched,
+            calls: Mutex::default(),
+            bell,
+            raised: Mutex::default(),
+            reports: Mutex::default(),
+        })
+    }
+
+    /// What the collector must see.
+    pub fn references(&self) -> [&Py<PyAny>; 4] {
+        [&self.application, &self.hooks.draining, &self.hooks.unfinished, &self.hooks.add_thread]
+    }
+
+    /// Takes out the exception that is to leave `run()`.
+    pub fn take_raised(&self) -> Option<PyErr> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends the server.
+    pub fn stop(&self, graceful: bool) {
+        self.stopper.get().into_iter().for_each(|stopper| stopper.stop(graceful));
+    }
+
+    /// An exception that ends the server after a drain; the first one counts.
+    pub fn end_with(&self, py: Python<'_>, error: PyErr) {
+        let mut raised = self.raised.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let later = if raised.is_none() { raised.replace(error) } else { Some(error) };
+        drop(raised);
+        drop(later); // without the lock: it may be the last reference to objects of the application
+        self.drain(py);
+    }
+
+    /// Ends the server by itself, which is told first.
+    pub fn drain(&self, py: Python<'_>) {
+        self.stop(true);
+        let draining = self.hooks.draining.bind(py);
+        if !draining.is_none()
+            && let Err(error) = draining.call0()
+        {
+            print_exception(py, &error);
+        }
+    }
+
+    /// Whether another thread than those that run the application waits for the end: several were asked for.
+    pub fn is_overseen(&self) -> bool {
+        self.threads > 1
+    }
+
+    /// What is rung when a thread leaves.
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// A thread of that number comes: where it says what it is doing, if somebody looks.
+    pub fn join(&self, py: Python<'_>, thread: usize) -> Option<Arc<CurrentCall>> {
+        if !self.is_watched && thread == 0 {
+            return None;
+        }
+        let call = Arc::new(CurrentCall::new(py).ok()?); // else it cannot be told of, or interrupted
+        let mut calls = self.calls.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let count = calls.len().max(thread + 1);
+        calls.resize(count, None);
+        let before = calls[thread].replace(call.clone());
+        drop(calls);
+        drop(before);
+        Some(call)
+    }
+
+    /// What the thread of that number is doing. Needs no interpreter.
+    pub fn call_of(&self, thread: usize) -> Option<Arc<CurrentCall>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).get(thread).cloned().flatten()
+    }
+
+    fn calls(&self, py: Python<'_>) -> Vec<Arc<CurrentCall>> {
+        let calls = self.calls.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        calls.iter().flatten().cloned().collect()
+    }
+
+    /// How many threads are in the application.
+    pub fn in_calls(&self, py: Python<'_>) -> usize {
+        self.calls(py).iter().filter(|call| call.is_in_call(py)).count()
+    }
+
+    /// Has one more thread come. Whether one will.
+    pub fn add_thread(&self, py: Python<'_>) -> bool {
+        let added = calls::call(self.hooks.add_thread.bind(py), []).and_then(|added| added.is_truthy());
+        added.unwrap_or_else(|error| {
+            print_exception(py, &error);
+            false
+        })
+    }
+
+    /// Tells which requests are left without an answer by the end.
+    pub fn tell_unfinished(&self, py: Python<'_>) {
+        let requests: Vec<String> = self.calls(py).iter().filter_map(|call| call.request(py, None)).collect();
+        let unfinished = self.hooks.unfinished.bind(py);
+        if !unfinished.is_none()
+            && let Err(error) = PyList::new(py, requests).and_then(|list| calls::call(unfinished, [list.as_any()]))
+        {
+            self.end_with(py, error);
+        }
+    }
+
+    /// Runs `tell` in a thread of its own, which waits for the interpreter: the watch must not. Without the thread it is
+    /// left out.
+    pub fn report_by(&self, tell: impl FnOnce() + Send + 'static) {
+        if let Ok(thread) = thread::Builder::new().name("bjoern-report".to_owned()).spawn(tell) {
+            let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+            reports.retain(|report| !report.is_finished());
+            reports.push(thread);
+        }
+    }
+
+    /// Waits a moment for those threads, once there will be no more: one that ran Python code while the interpreter ends
+    /// would be torn out of ours.
+    pub fn await_reports(&self, py: Python<'_>) {
+        let reports = std::mem::take(&mut *self.reports.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner));
+        let end = Instant::now() + TIME_TO_REPORT;
+        while reports.iter().any(|report| !report.is_finished()) && Instant::now() < end {
+            py.detach(|| thread::sleep(Duration::from_millis(1)));
+        }
+    }
+
+    /// SystemExit and KeyboardInterrupt end the server; RequestTimeout has been told; anything else is printed.
+    pub fn report(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            self.end_with(py, error);
+        } else if !error.is_instance_of::<RequestTimeout>(py) {
+            print_exception(py, &error);
+        }
+    }
+}

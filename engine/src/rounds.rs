@@ -1,0 +1,170 @@
+//! The watch's rounds: what it looks at each time, and what it does about it.
+//! Knows: all loops.   Must not know: HTTP, connections, the application's language.
+//! Invariant: it never waits, neither for a loop nor for the application's runtime.
+
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+use crate::counters::Cell;
+use crate::io::{Net, Waker, is_asleep_in_lock};
+use crate::loops::Loops;
+use crate::watch::{LongCalls, Quiet};
+
+/// Looks at the same calls, past `graceful_timeout`, before the watch ends the server: a thread that comes back by then does
+/// it better.
+const LOOKS_BEFORE_GIVING_UP: u32 = 50;
+
+/// For so long a stream waits for its turn, and nobody has had one, before the watch asks whether the calls that have the
+/// permits wait for a lock. The stream may hold it.
+const LOCKED_OUT: Duration = Duration::from_secs(1);
+
+/// What the watch remembers from one look to the next.
+pub(crate) struct Rounds {
+    long_calls: LongCalls,
+    /// When it gives up threads that do not come back.
+    end: Option<Instant>,
+    /// Of each loop: its leader was out at the last look, and has been since the one before.
+    stuck: Box<[bool]>,
+    /// Looks at the same calls, while the server ends.
+    stuck_looks: u32,
+    /// A stream waits for its turn: since when, how many turns had been given by then, and what the threads were doing.
+    locked_out: Option<LockedOut>,
+}
+
+struct LockedOut {
+    since: Instant,
+    granted: u32,
+    threads: Option<Vec<String>>,
+}
+
+impl Rounds {
+    pub(crate) fn new<N: Net, A: App<N::Socket>>(loops: &Loops<N, A>) -> Rounds {
+        let config = &loops.shared.config;
+        Rounds {
+            long_calls: LongCalls::new(config.slow_request, config.timeout),
+            end: None,
+            stuck: loops.all.iter().map(|_| false).collect(),
+            stuck_looks: 0,
+            locked_out: None,
+        }
+    }
+
+    /// One look.
+    pub(crate) fn look<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, now: Instant) -> Quiet {
+        let shared = &loops.shared;
+        let is_quiet = look(loops, |index, is_stuck| self.stuck[index] = is_stuck);
+        let next = self.long_calls.look(&shared.watch, now, |call| {
+            if call.is_over_time {
+                shared.books.counters.count(Cell::TimedOut);
+            }
+            shared.app.takes_long(call);
+        });
+        let waits_for_turn = self.look_at_streams(loops, now);
+        if is_stand_in_of_use(loops) {
+            let mut stood_in = false;
+            for (one, _) in loops.all.iter().zip(&self.stuck).filter(|(_, is_stuck)| **is_stuck) {
+                if !loops.is_deserted(one) {
+                    continue;
+                }
+                stood_in = true;
+                let Some(waits) = loops.stand_in(one) else { continue };
+                one.handle.crew.release_and_promote();
+                if waits && loops.all.len() > 1 {
+                    one.handle.crew.want();
+                    loops
+                        .all
+                        .iter()
+                        .filter(|other| other.handle.crew.is_led())
+                        .for_each(|other| other.handle.waker.wake());
+                }
+                shared.context().write_log_detached(); // nobody else would: all are out
+            }
+            if stood_in && !shared.control.is_stopping() {
+                return Quiet::No;
+            }
+        }
+        let all_are_out = loops.all_are_out();
+        if shared.control.is_stopping() && all_are_out {
+            self.look_at_end(loops, now);
+            return Quiet::No;
+        }
+        let is_needed = is_stand_in_of_use(loops) && loops.all.iter().any(|one| loops.is_deserted(one));
+        match is_quiet && !is_needed && !waits_for_turn {
+            true if all_are_out => Quiet::Deserted(next),
+            true => Quiet::Until(next),
+            false => Quiet::No,
+        }
+    }
+
+    /// The server is to end, and no thread has come back: gives them up when the time is over.
+    fn look_at_end<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, now: Instant) {
+        let shared = &loops.shared;
+        let end = *self.end.get_or_insert_with(|| now + shared.config.graceful_timeout);
+        let is_stuck = loops.all.iter().zip(&self.stuck).all(|(one, stuck)| *stuck || one.handle.crew.has_ended());
+        self.stuck_looks = if is_stuck { self.stuck_looks + 1 } else { 0 };
+        if (shared.control.is_aborting() || now >= end)
+            && self.stuck_looks >= LOOKS_BEFORE_GIVING_UP
+            && loops.claim_all()
+        {
+            loops.all.iter().for_each(|one| drop(one.handle.crew.end()));
+            shared.control.abort(); // for the threads that wait for their clients
+            shared.context().write_log_detached();
+            shared.app.gives_up();
+        }
+    }
+
+    /// Whether a stream waits for its turn. Where the calls that have all permits wait for locks, a permit is lent to it:
+    /// it may hold one of them.
+    fn look_at_streams<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, now: Instant) -> bool {
+        let Some(granted) = loops.shared.permits.waiting_stream() else {
+            self.locked_out = None;
+            return false;
+        };
+        match &mut self.locked_out {
+            Some(locked_out) if locked_out.granted == granted => {
+                if now.saturating_duration_since(locked_out.since) < LOCKED_OUT {
+                    return true;
+                }
+                let threads = loops.shared.watch.in_calls();
+                let doing: Option<Vec<String>> = threads.iter().map(|thread| is_asleep_in_lock(*thread)).collect();
+                // Twice in the same sleep, a while apart: none of them waits for the interpreter, which is for moments.
+                if doing.is_some() && doing == locked_out.threads {
+                    loops.shared.permits.lend();
+                }
+                *locked_out = LockedOut { since: now - LOCKED_OUT / 2, granted, threads: doing };
+            }
+            _ => self.locked_out = Some(LockedOut { since: now, granted, threads: None }),
+        }
+        true
+    }
+}
+
+/// Whether the watch stands in for a leader where all permits are out: to refuse what is too much, or to see that another
+/// loop's leader is wanted.
+pub(crate) fn stands_in<N: Net, A: App<N::Socket>>(loops: &Loops<N, A>) -> bool {
+    loops.shared.config.max_queue > 0 || loops.all.len() > 1
+}
+
+/// Whether it can do more than wait for a thread that comes back.
+fn is_stand_in_of_use<N: Net, A: App<N::Socket>>(loops: &Loops<N, A>) -> bool {
+    let leads = |crew: &crate::crew::Crew<_>| crew.is_led() && !crew.has_ended();
+    loops.shared.config.max_queue > 0 || loops.all.iter().any(|one| leads(&one.handle.crew))
+}
+
+/// One look at what is held and who leads. Whether nothing is held, and a follower would not be missed. `note` is told of
+/// each loop whether its leader has been out since the last look.
+pub(crate) fn look<N: Net, A: App<N::Socket>>(loops: &Loops<N, A>, mut note: impl FnMut(usize, bool)) -> bool {
+    let mut is_quiet = true;
+    for (index, one) in loops.all.iter().enumerate() {
+        let has_not_moved = one.look();
+        let crew = &one.handle.crew;
+        let is_led = crew.is_led();
+        let can_be_led = crew.has_followers() && loops.shared.permits.is_free();
+        if has_not_moved && !is_led && can_be_led {
+            crew.promote();
+        }
+        is_quiet &= !one.handle.holds() && (is_led || !can_be_led);
+        note(index, has_not_moved && !is_led);
+    }
+    loops.shared.watch.tick() && is_quiet
+}
