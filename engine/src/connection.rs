@@ -700,7 +700,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                         at += 2;
                         continue;
                     }
-                    match desk.head.parse(rest, &mut self.scan, turn.config) {
+                    match desk.head.parse(rest, &mut self.scan, &turn.config.limits) {
                         // Looked at, and not enough.
                         Ok(false) => return (self, outgoing, at),
                         Ok(true) => {
@@ -743,7 +743,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
         if turn.config.trusted.as_ref().is_some_and(|trusted| !trusted.trusts(self.peer)) {
             return Err(Reject::UntrustedProxy);
         }
-        let Some(preface) = preface::parse(data, turn.config.max_head)? else { return Ok(None) };
+        let Some(preface) = preface::parse(data, turn.config.limits.max_head)? else { return Ok(None) };
         self.peer = preface.source.unwrap_or(self.peer);
         self.state = State::Head;
         Ok(Some(preface.len))
@@ -808,7 +808,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             outgoing.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let rest = match framing {
-            Framing::Chunked => Rest::Chunked(Decoder::new(turn.config.max_head)),
+            Framing::Chunked => Rest::Chunked(Decoder::new(turn.config.limits.max_head)),
             _ => Rest::Length(length),
         };
         let head = std::mem::take(&mut desk.head);

@@ -11,6 +11,7 @@ pub mod bytes;
 pub mod chunked;
 pub mod framing;
 pub mod head;
+mod limits;
 pub mod names;
 mod reject;
 pub mod response;
@@ -18,5 +19,6 @@ pub mod target;
 
 pub use framing::Framing;
 pub use head::Head;
+pub use limits::{Limits, MAX_HEAD_BYTES};
 pub use reject::Reject;
 pub use response::{BadHead, ResponseHead};
