@@ -778,6 +778,12 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             },
         };
         let framing = desk.head.framing.unwrap_or(Framing::None);
+        if desk.head.target.is_https && !forwarded.is_https() {
+            let request =
+                request_of(&desk.head, head_bytes, Body::Memory(b""), framing, self.peer, forwarded, self.listener);
+            self.refuse(Reject::Misdirected, Told::Request(&request), &mut outgoing, turn);
+            return (self, outgoing, head_bytes.len());
+        }
         let length = match framing {
             Framing::None => 0,
             Framing::Length(length) => length,

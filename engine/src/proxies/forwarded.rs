@@ -22,6 +22,13 @@ pub enum Forwarded<'a> {
     By(Origin<'a>),
 }
 
+impl Forwarded<'_> {
+    /// Whether a trusted proxy says that the client spoke to it over TLS.
+    pub fn is_https(&self) -> bool {
+        matches!(self, Forwarded::By(Origin { scheme: Some(Scheme::Https), .. }))
+    }
+}
+
 /// Where a request comes from, as far as it is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin<'a> {
