@@ -5,7 +5,8 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::http1::head::Head;
-use crate::http1::names::Known;
+use crate::http1::names::{self, Known};
+use crate::http1::prefers_html;
 use crate::io::{Peer, Socket};
 use crate::proxies::Forwarded;
 use crate::reply::Reply;
@@ -170,6 +171,13 @@ impl<'a> Request<'a> {
     /// The authority of an absolute target, to be taken for the `Host` (RFC 9112, section 3.2.2).
     pub fn authority(&self) -> Option<&'a [u8]> {
         self.head.target.authority.map(|span| span.of(self.bytes))
+    }
+
+    /// Whether an error is a page of HTML for it, not plain text: see [`prefers_html`](crate::http1::prefers_html).
+    #[cold]
+    pub(crate) fn prefers_html(&self) -> bool {
+        let accept = self.fields().filter(|(known, ..)| *known == names::ACCEPT);
+        prefers_html(accept.map(|(_, _, value)| value))
     }
 
     /// The minor version of HTTP/1.

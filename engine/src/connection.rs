@@ -771,8 +771,16 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                     &told
                 }
                 Err(reject) => {
-                    let told = Told::Nothing(head_bytes);
-                    self.refuse(reject, told, &mut outgoing, turn);
+                    let request = request_of(
+                        &desk.head,
+                        head_bytes,
+                        Body::Memory(b""),
+                        Framing::None,
+                        self.peer,
+                        &Forwarded::Untrusted,
+                        self.listener,
+                    );
+                    self.refuse(reject, Told::Request(&request), &mut outgoing, turn);
                     return (self, outgoing, head_bytes.len());
                 }
             },
@@ -868,6 +876,8 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             asked: Asked {
                 minor: request.head.minor,
                 head: request.method() == b"HEAD",
+                // A call that is over time is answered while it runs on: see `Lent::time_out`.
+                html: !turn.config.timeout.is_zero() && request.prefers_html(),
                 peer_persists: request.head.persists,
                 server_persists: !turn.draining && !turn.config.keep_alive.is_zero(),
             },
@@ -881,7 +891,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             self.note_begin(&mut outgoing, Told::Request(request), turn);
         }
         let began = outgoing.begin_call();
-        let (reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });
+        let (mut reply, progress) = turn.app.call(desk, request, Reply { connection: self, outgoing });
+        if !reply.is_started() {
+            reply.connection.answer.asked.html = request.prefers_html(); // it may become an error
+        }
         Self::settle(reply, progress, began, turn)
     }
 
@@ -889,6 +902,13 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
     #[cold]
     fn refuse(&mut self, reject: Reject, told: Told<'_>, outgoing: &mut Outgoing, turn: &Turn<'_, A>) {
         turn.counters.reject(reject);
+        let asked = match told {
+            Told::Request(request) => {
+                Asked { head: request.method() == b"HEAD", html: request.prefers_html(), ..Asked::default() }
+            }
+            Told::Nothing(bytes) => Asked { head: bytes.starts_with(b"HEAD "), ..Asked::default() },
+        };
+        let bytes = finish_error(reject.status(), asked, &outgoing.stamp, &mut outgoing.bytes);
         if let Some(log) = turn.log {
             let mut record = outgoing.spare_record.take().unwrap_or_default();
             record.begin();
@@ -897,11 +917,10 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 Told::Nothing(_) => self.peer,
             };
             log.begin(&mut record, client, told);
-            let answered = Answered { status: code_of(reject.status()), bytes: 0, took: Duration::ZERO };
+            let answered = Answered { status: code_of(reject.status()), bytes, took: Duration::ZERO };
             log.end(&mut record, answered);
             outgoing.spare_record = Some(record);
         }
-        finish_error(reject.status(), &outgoing.stamp, &mut outgoing.bytes);
         self.inbox = Vec::new();
         self.unseen = true; // whatever comes still belongs to the refused request
         self.state = State::Closing;

@@ -354,7 +354,8 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
     /// Answers with an error in place of a response that never began.
     pub(crate) fn refuse(&mut self, status: &str) {
         debug_assert!(!self.is_started(), "an error takes the place of a response, never follows one");
-        finish_error(status, &self.outgoing.stamp, &mut self.outgoing.bytes);
+        let Outgoing { bytes, stamp, .. } = &mut *self.outgoing;
+        self.connection.answer.bytes = finish_error(status, self.connection.answer.asked, stamp, bytes);
         self.connection.answer.started = true;
         self.connection.answer.status = code_of(status);
         self.connection.answer.persists = false;
