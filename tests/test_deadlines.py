@@ -29,10 +29,7 @@ THREADS = (1, 3)
 
 
 def refused(response: Response) -> None:
-    assert response.status == 503
-    assert response.get("Retry-After") == "1"
-    assert response.get("Content-Length") == "0"
-    assert response.closes
+    response.check_error(503)
 
 
 def is_alive(server: ServerProcess) -> None:
@@ -146,6 +143,15 @@ def test_each_kind_of_request_is_refused_alike(serve: Serve, method: str, versio
     server = serve(APP, timeout=SHORT)
     body = b"x" * 100_000 if method == "POST" else None
     refused(server.ask(method, "/loop", version=version, body=body))
+    server.wait_stderr("spin_for_ever")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["loop", "late_block"])
+def test_a_browser_is_refused_with_a_page(serve: Serve, method: str, path: str) -> None:
+    """Whether the call or the first block of its response takes too long."""
+    server = serve(APP, timeout=SHORT)
+    server.ask(method, f"/{path}", "Accept: text/html,*/*;q=0.8").check_error(503, html=True)
     server.wait_stderr("spin_for_ever")
 
 

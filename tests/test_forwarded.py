@@ -227,6 +227,43 @@ def test_an_absolute_target_stands_behind_what_the_proxy_says(trusting: ServerPr
     assert (environ["HTTP_HOST"], environ["SERVER_PORT"]) == ("b.example:82", "82")
 
 
+@pytest.mark.parametrize("target", ["https://test/", "HTTPS://test", "https://test:8443/"])
+@pytest.mark.parametrize(
+    ("lines", "is_https"),
+    [
+        (["X-Forwarded-Proto: https"], True),
+        (["X-Forwarded-Proto: WSS"], True),
+        (["Forwarded: for=192.0.2.1;proto=https"], True),
+        (["X-Forwarded-For: 192.0.2.1, 10.0.0.2", "X-Forwarded-Proto: https, http"], True),
+        (["X-Forwarded-For: 192.0.2.1, 10.0.0.2", "X-Forwarded-Proto: http, https"], False),
+        (["X-Forwarded-Proto: http"], False),
+        (["X-Forwarded-For: 192.0.2.1"], False),
+        ([], False),
+    ],
+    ids=lambda value: "; ".join(value) if isinstance(value, list) else "",
+)
+def test_a_target_with_https_is_served_where_a_trusted_proxy_says_so(
+    trusting: ServerProcess, lines: list[str], is_https: bool, target: str
+) -> None:
+    """RFC 9110, section 7.4: to answer it over TCP would be to answer for an origin that has shown no certificate."""
+    if is_https:
+        environ = seen(trusting, *lines, target=target)
+        assert (environ["wsgi.url_scheme"], environ["REQUEST_URI"]) == ("https", target)
+        return
+    with trusting.connect() as client:
+        client.send(message("GET", target, *lines))
+        client.expect_refusal(421)
+
+
+@pytest.mark.parametrize("trusted", ["", "192.0.2.1"])
+def test_a_target_with_https_from_a_stranger_is_misdirected(serve: Serve, trusted: str) -> None:
+    server = serve(ECHO, forwarded_allow_ips=trusted)
+    for lines in ([], ["X-Forwarded-Proto: https"], ["Forwarded: proto=https"]):
+        with server.connect() as client:
+            client.send(message("GET", "https://test/", *lines))
+            client.expect_refusal(421)
+
+
 def test_several_loops_and_threads(serve: Serve) -> None:
     server = serve(ECHO, forwarded_allow_ips=LOCAL, root_path="/shop", threads=2)
     environ = seen(server, "X-Forwarded-For: 192.0.2.1", target="/shop/a")

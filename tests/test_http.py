@@ -61,8 +61,10 @@ def test_keep_alive(
     with server.connect() as client:
         for _ in range(3 if kept else 1):
             response = client.ask("GET", target, *field, version=f"1.{minor}")
-            assert response.status == (500 if error else 200)
-            assert response.body == (b"" if error else pattern(1000))
+            if error:
+                response.check_error(500)
+            else:
+                assert (response.status, response.body) == (200, pattern(1000))
             assert (response.framing == "chunked") == bool(chunks)
             assert response.closes == (not kept)
         if kept:
@@ -383,6 +385,55 @@ def test_http_1_0_expects_nothing(shared: Serve, value: str) -> None:
         assert (response.interim, response.json()["body"]) == ([], "hello")
 
 
+# Errors of the server's own (RFC 9110 section 15.5) ------------------------------------------------------------------
+
+BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        ([], False),
+        (["Accept: */*"], False),
+        ([BROWSER], True),
+        (["Accept: application/json", "Accept: TEXT/HTML"], True),
+        (["Accept: text/html;q=0.4, text/plain;q=0.5"], False),
+        (["Accept: text/html;q=0"], False),
+    ],
+    ids=lambda value: "; ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_errors_are_text_or_a_page(shared: Serve, method: str, accept: list[str], html: bool) -> None:
+    server = shared(ECHO)
+    rows: list[tuple[str, list[str], int]] = [
+        ("https://test/", [], 421),
+        ("/", ["Content-Length: 9999999999999"], 413),
+        ("/", ["Transfer-Encoding: chunked", "", "x"], 400),
+    ]
+    for target, lines, status in rows:
+        with server.connect() as client:
+            client.send(message(method, target, *accept, *lines))
+            client.expect_refusal(status, method=method, html=html)
+    server = shared(BROKEN)
+    for target in ("/before", "/after", "/in_first_block", "/silent"):
+        with server.connect() as client:
+            client.send(message(method, target, *accept))
+            client.expect_refusal(500, method=method, html=html)  # nothing of what the application raised
+    server.wait_stderr("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [(["A b: c"], 400), (["Host: h"], 400), (["Expect: x"], 417), ([f"A: {'x' * 70_000}"], 431)],
+    ids=lambda value: value[0][:9] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_no_request_is_answered_with_text(shared: Serve, method: str, lines: list[str], status: int) -> None:
+    with shared(ECHO).connect() as client:
+        client.send(message(method, "/", BROWSER, *lines))
+        client.expect_refusal(status, method=method)
+
+
 # Responses without a body (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5) --------------------------------------------------
 
 
@@ -581,7 +632,7 @@ def test_refused(shared: Serve, wire: bytes, statuses: list[int]) -> None:
         b"GET / HTTP/1.2\r\n" + HOST,  # RFC 9110 section 2.5: as the highest minor version it knows
         b"GET / HTTP/1.0\r\n\r\n",
         b"GET http://test/ HTTP/1.1\r\n" + HOST,
-        b"GET HTTPS://test HTTP/1.1\r\n" + HOST,
+        b"GET HTTP://test HTTP/1.1\r\n" + HOST,
         b"get / HTTP/1.1\r\n" + HOST,
         b"M-SEARCH / HTTP/1.1\r\n" + HOST,
         b"GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings:\r\n" + HOST,

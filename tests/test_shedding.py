@@ -47,9 +47,7 @@ def ask_quick(server: ServerProcess, number: int) -> Client:
 
 
 def is_refused(client: Client) -> None:
-    response = client.recv_response()
-    assert (response.status, response.get("Retry-After"), response.closes) == (503, "1", True)
-    client.expect_close()
+    client.expect_refusal(503)
     client.close()
 
 

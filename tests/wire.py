@@ -60,6 +60,20 @@ class Response:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    def check_error(self, *statuses: int, html: bool = False) -> None:
+        """An error of the server's own: its status as text or as a page, its length, the date, the end announced."""
+        status = f"{self.status} {self.reason}"
+        kind, text = "text/plain", f"{status}\n"
+        if html:
+            page = f'<!doctype html>\n<html lang="en"><title>{status}</title><h1>{status}</h1></html>\n'
+            kind, text = "text/html", page
+        names = ("Content-Type", "Content-Length", "Connection", "Retry-After")
+        said = [self.get(name) for name in names]
+        expected = [f"{kind}; charset=utf-8", str(len(text)), "close", "1" if self.status == 503 else None]
+        body = "" if self.framing == "none" else text  # to HEAD
+        if self.status not in statuses or (said, self.body) != (expected, body.encode()) or self.get("Date") is None:
+            raise WireError(f"not an error with {statuses}: {self}")
+
     @property
     def closes(self) -> bool:
         return (self.get("Connection") or "").lower() == "close"
@@ -235,12 +249,10 @@ class Client:
         if rest:
             raise WireError(f"{len(rest)} bytes behind the last response: {rest[:200]!r}")
 
-    def expect_refusal(self, *statuses: int) -> Response:
-        """An error of the server's own: no body, the length said, the date, and the end of the connection."""
-        response = self.recv_response()
-        said = (response.get("Content-Length"), response.closes, response.get("Date") is not None)
-        if response.status not in statuses or said != ("0", True, True):
-            raise WireError(f"not a refusal with {statuses}: {response}")
+    def expect_refusal(self, *statuses: int, method: str = "GET", html: bool = False) -> Response:
+        """An error of the server's own, and the end of the connection."""
+        response = self.recv_response(method)
+        response.check_error(*statuses, html=html)
         self.expect_close()
         return response
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bjoern_engine::http1::head::MAX_HEAD_BYTES;
+use bjoern_engine::http1::{self, MAX_HEAD_BYTES};
 use bjoern_engine::io::{Bell, System};
 use bjoern_engine::proxies::Trusted;
 use bjoern_engine::{AccessLog, Books, Config, Counters, LogFormat, Server};
@@ -287,8 +287,11 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
     let trusted = Trusted::parse(&forwarded_allow_ips)
         .map_err(|part| PyValueError::new_err(format!("forwarded_allow_ips must not have {part:?} in it")))?;
     Ok(Config {
-        max_head: options.getattr("max_head")?.extract::<usize>()?.min(MAX_HEAD_BYTES),
-        max_fields: options.getattr("max_fields")?.extract()?,
+        limits: http1::Limits {
+            max_head: options.getattr("max_head")?.extract::<usize>()?.min(MAX_HEAD_BYTES),
+            max_fields: options.getattr("max_fields")?.extract()?,
+            require_host: options.getattr("require_host")?.extract()?,
+        },
         max_body: options.getattr("max_body")?.extract()?,
         body_buffer: options.getattr("body_buffer")?.extract()?,
         header_timeout: seconds("header_timeout")?,
@@ -303,7 +306,6 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         slow_request: seconds("slow_request")?,
         max_queue: options.getattr("max_queue")?.extract()?,
         max_requests: options.getattr("max_requests")?.extract()?,
-        require_host: options.getattr("require_host")?.extract()?,
         date_header: options.getattr("date_header")?.extract()?,
         trusted,
         proxy_protocol: options.getattr("proxy_protocol")?.extract()?,

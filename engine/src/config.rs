@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
+use crate::http1::Limits;
 use crate::proxies::Trusted;
 
 /// What a server allows and how long it waits. Every limit has an answer: see [`crate::http1::Reject`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Bytes of a request line and its fields together, blank line included; past it 431, or 414 where the request line alone is longer.
-    pub max_head: usize,
-    /// Number of fields in a request; past it 431.
-    pub max_fields: usize,
+    /// What a request head may be.
+    pub limits: Limits,
     /// Bytes of a request body, decoded; past it 413. 0 is no limit.
     pub max_body: u64,
     /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
@@ -43,8 +42,6 @@ pub struct Config {
     pub max_queue: usize,
     /// Requests after which the server drains by itself. 0: it never does.
     pub max_requests: u64,
-    /// Answer 400 to an HTTP/1.1 request without `Host` (RFC 9112, section 3.2).
-    pub require_host: bool,
     /// Send `Date` (RFC 9110, section 6.6.1).
     pub date_header: bool,
     /// Whose word counts on where a request comes from, and who may speak the PROXY protocol. `None`: nobody's, and anybody.
@@ -70,8 +67,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            max_head: 64 * 1024,
-            max_fields: 100,
+            limits: Limits::default(),
             max_body: 1024 * 1024 * 1024,
             body_buffer: 1024 * 1024,
             header_timeout: Duration::from_secs(30),
@@ -86,7 +82,6 @@ impl Default for Config {
             slow_request: Duration::ZERO,
             max_queue: 0,
             max_requests: 0,
-            require_host: true,
             date_header: true,
             trusted: None,
             proxy_protocol: false,

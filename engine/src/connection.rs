@@ -372,7 +372,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                         at += 2;
                         continue;
                     }
-                    match thread.head.parse(rest, &mut self.scan, cx.config) {
+                    match thread.head.parse(rest, &mut self.scan, &cx.config.limits) {
                         // Looked at, and not enough.
                         Ok(false) => return at,
                         Ok(true) => at += self.begin(rest, thread, cx, budget),
@@ -411,7 +411,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         if cx.config.trusted.as_ref().is_some_and(|trusted| !trusted.trusts(self.peer)) {
             return Err(Reject::UntrustedProxy);
         }
-        let Some(preface) = preface::parse(data, cx.config.max_head)? else { return Ok(None) };
+        let Some(preface) = preface::parse(data, cx.config.limits.max_head)? else { return Ok(None) };
         self.peer = preface.source.unwrap_or(self.peer);
         self.state = State::Head;
         Ok(Some(preface.len))
@@ -442,12 +442,19 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                     &told
                 }
                 Err(reject) => {
-                    self.refuse(reject, Told::Nothing(head_bytes), outgoing, cx);
+                    let origin = Origin { peer: self.peer, forwarded: &Forwarded::Untrusted, listener: self.listener };
+                    let request = Request::new(head, head_bytes, Body::Memory(b""), 0, origin);
+                    self.refuse(reject, Told::Request(&request), outgoing, cx);
                     return head_bytes.len();
                 }
             },
         };
         let origin = Origin { peer: self.peer, forwarded, listener: self.listener };
+        if head.target.is_https && !forwarded.is_https() {
+            let request = Request::new(head, head_bytes, Body::Memory(b""), 0, origin);
+            self.refuse(Reject::Misdirected, Told::Request(&request), outgoing, cx);
+            return head_bytes.len();
+        }
         let length = match head.framing.unwrap_or(Framing::None) {
             Framing::None => 0,
             Framing::Length(length) => length,
@@ -524,6 +531,8 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         let asked = Asked {
             minor: request.head.minor,
             head: request.method() == b"HEAD",
+            // A call that is over time is answered while it runs on: see `Reply::time_out`.
+            html: !cx.config.timeout.is_zero() && request.prefers_html(),
             peer_persists: request.head.persists,
             server_persists: !cx.draining && !cx.config.keep_alive.is_zero(),
         };
@@ -538,6 +547,9 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         cx.take_permit();
         own.begin_call();
         let (mut reply, outcome) = cx.app.call(app, request, Reply::new(transport, own, asked));
+        if !reply.is_started() {
+            reply.response.asked.html = request.prefers_html(); // it may become an error
+        }
         reply.outgoing.end_call();
         cx.permits.give_back();
         let persists = settle(&mut reply, outcome, cx);
@@ -563,6 +575,13 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
     ) {
         let outgoing = outgoing_of(outgoing);
         cx.counters.reject(reject);
+        let asked = match told {
+            Told::Request(request) => {
+                Asked { head: request.method() == b"HEAD", html: request.prefers_html(), ..Asked::default() }
+            }
+            Told::Nothing(bytes) => Asked { head: bytes.starts_with(b"HEAD "), ..Asked::default() },
+        };
+        let bytes = finish_error(reject.status(), asked, &outgoing.stamp, &mut outgoing.bytes);
         if let Some(log) = cx.log {
             outgoing.record.begin();
             let client = match told {
@@ -570,10 +589,9 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                 Told::Nothing(_) => self.peer,
             };
             log.begin(&mut outgoing.record, client, told);
-            let answered = Answered { status: code_of(reject.status()), bytes: 0, took: Duration::ZERO };
+            let answered = Answered { status: code_of(reject.status()), bytes, took: Duration::ZERO };
             log.end(&mut outgoing.record, answered);
         }
-        finish_error(reject.status(), &outgoing.stamp, &mut outgoing.bytes);
         self.inbox = Vec::new();
         self.unseen = true; // whatever comes still belongs to the refused request
         self.state = State::Closing;

@@ -596,7 +596,8 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// Answers with an error in place of a response that never began.
     pub(crate) fn refuse(&mut self, status: &str) {
         debug_assert!(!self.is_started(), "an error takes the place of a response, never follows one");
-        finish_error(status, &self.outgoing.stamp, &mut self.outgoing.bytes);
+        let Outgoing { bytes, stamp, .. } = &mut *self.outgoing;
+        self.response.bytes = finish_error(status, self.response.asked, stamp, bytes);
         self.response.started = true;
         self.response.status = code_of(status);
         self.response.persists = false;

@@ -3,9 +3,9 @@
 
 use std::fs::File;
 
-use crate::http1::Framing;
 use crate::http1::head::Head;
-use crate::http1::names::Known;
+use crate::http1::names::{self, Known};
+use crate::http1::{Framing, prefers_html};
 use crate::io::Peer;
 use crate::proxies::Forwarded;
 
@@ -104,6 +104,13 @@ impl<'a> Request<'a> {
     /// The authority of an absolute target, which takes the place of `Host` (RFC 9112, section 3.2.2).
     pub fn authority(&self) -> Option<&'a [u8]> {
         self.head.target.authority.map(|span| span.of(self.bytes))
+    }
+
+    /// Whether an error is a page of HTML for it, not plain text: see [`prefers_html`](crate::http1::prefers_html).
+    #[cold]
+    pub(crate) fn prefers_html(&self) -> bool {
+        let accept = self.fields().filter(|(known, ..)| *known == names::ACCEPT);
+        prefers_html(accept.map(|(_, _, value)| value))
     }
 
     /// The minor version of HTTP/1.

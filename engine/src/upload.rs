@@ -31,7 +31,7 @@ impl Upload {
     /// Behind a head, whose bytes are `bytes`.
     pub(crate) fn new(head: Head, bytes: &[u8], config: &Config) -> Upload {
         let remaining = match head.framing {
-            Some(Framing::Chunked) => Remaining::Chunked(Decoder::new(config.max_head)),
+            Some(Framing::Chunked) => Remaining::Chunked(Decoder::new(config.limits.max_head)),
             Some(Framing::Length(length)) => Remaining::Length(length),
             Some(Framing::None) | None => Remaining::Length(0),
         };

@@ -116,7 +116,10 @@ fn every_answer_is_a_line() {
     let table: Vec<(Vec<Act>, &[&str])> = vec![
         (vec![get("/whole?a=b")], &[r#""GET /whole?a=b HTTP/1.1" 201 5 page"#]),
         (vec![get("/stream")], &[r#""GET /stream HTTP/1.1" 201 30000 page"#]),
-        (vec![get("/fail")], &[r#""GET /fail HTTP/1.1" 500 - -"#]),
+        (vec![get("/fail")], &[r#""GET /fail HTTP/1.1" 500 26 -"#]),
+        (half(b"GET /fail HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n"), &[r#""GET /fail HTTP/1.1" 500 114 -"#]),
+        (half(b"HEAD /fail HTTP/1.1\r\nHost: h\r\n\r\n"), &[r#""HEAD /fail HTTP/1.1" 500 - -"#]),
+        (half(b"HEAD /fail HTTP/1.1\r\n\r\n"), &[r#""HEAD /fail HTTP/1.1" 400 - -"#]),
         (
             vec![get("/whole"), get("/stream"), get("/whole")],
             &[
@@ -127,17 +130,17 @@ fn every_answer_is_a_line() {
         ),
         (half(b"HEAD /whole HTTP/1.0\r\n\r\n"), &[r#""HEAD /whole HTTP/1.0" 201 - page"#]),
         (post("abc"), &[r#""POST /whole HTTP/1.1" 201 5 page"#]),
-        (post(&"x".repeat(2000)), &[r#""POST /whole HTTP/1.1" 413 - -"#]),
-        (half(b"GET /whole HTTP/1.1\r\n\r\n"), &[r#""GET /whole HTTP/1.1" 400 - -"#]),
-        (half(b"\"\x00\\\r\n\r\n"), &[r#""\"\x00\\" 400 - -"#]),
-        (half(b"GET /whole HT"), &[r#""GET /whole HT" 408 - -"#]),
+        (post(&"x".repeat(2000)), &[r#""POST /whole HTTP/1.1" 413 22 -"#]),
+        (half(b"GET /whole HTTP/1.1\r\n\r\n"), &[r#""GET /whole HTTP/1.1" 400 16 -"#]),
+        (half(b"\"\x00\\\r\n\r\n"), &[r#""\"\x00\\" 400 16 -"#]),
+        (half(b"GET /whole HT"), &[r#""GET /whole HT" 408 20 -"#]),
         (
             half(b"POST /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"),
-            &[r#""POST /whole HTTP/1.1" 408 - -"#],
+            &[r#""POST /whole HTTP/1.1" 408 20 -"#],
         ),
         (
             half(b"POST /whole HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n"),
-            &[r#""POST /whole HTTP/1.1" 400 - -"#],
+            &[r#""POST /whole HTTP/1.1" 400 16 -"#],
         ),
         (vec![], &[]),
         (vec![Act::Finish], &[]),

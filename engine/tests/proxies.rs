@@ -64,7 +64,8 @@ fn play(config: Config, acts: Vec<Act>) -> Seen {
     let counters = server.counters().all().filter(|(_, count)| *count > 0).collect();
     let world = world.lock();
     let text = String::from_utf8(world.wires[0].taken.clone()).unwrap();
-    let answers = text.split_terminator("\r\n\r\n").map(|head| {
+    // Only the last answer may have a body, which is one line.
+    let answers = text.split_terminator("\r\n\r\n").filter(|head| head.contains("\r\n")).map(|head| {
         let status = &head["HTTP/1.1 ".len()..][..3];
         let client = head.lines().find_map(|line| line.strip_prefix("Client: "));
         client.map_or(status.to_owned(), |client| format!("{status} {client}"))

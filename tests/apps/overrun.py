@@ -2,9 +2,10 @@
 
 `/loop`, `/caught` and `/swallow` run in Python code until they are interrupted: not caught, caught by its name and
 answered, and not caught by `except Exception`. `/native` waits in C code until the test lets it go. `/stream` begins a
-response and then loops, `/native_stream` waits in C code then. `/write` gives a client more than it reads, `/read`
-loops in `read()` of a file behind `file_wrapper`. `/late` answers with an iterable when its time is over. `/brief` ends
-by itself after `ms`. `/ends` tells what the others have come to; `/quick` does nothing.
+response and then loops, `/late_block` loops before its first block, `/native_stream` waits in C code behind it.
+`/write` gives a client more than it reads, `/read` loops in `read()` of a file behind `file_wrapper`. `/late` answers
+with an iterable when its time is over. `/brief` ends by itself after `ms`. `/ends` tells what the others have come to;
+`/quick` does nothing.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def caught(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         ENDS.append("caught")
     start_response("200 OK", [TEXT])
     return [b"too late"]
+
+
+def late_block(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    start_response("200 OK", [TEXT])
+    spin_for_ever()
+    yield b"too late"
 
 
 def native(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -151,4 +158,6 @@ def quick(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [b"ok"]
 
 
-app = dispatch(named(loop, swallow, caught, native, stream, native_stream, write, read, late, brief, ends, quick))
+app = dispatch(
+    named(loop, swallow, caught, late_block, native, stream, native_stream, write, read, late, brief, ends, quick)
+)

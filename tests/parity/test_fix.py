@@ -63,6 +63,20 @@ FIXED = [
     ),
     both(
         "1.2",
+        "fragment",
+        message("GET", "/a?b#c", CLOSE),
+        Environ({"PATH_INFO": "/a", "QUERY_STRING": "b"}),
+        Refused(400),
+    ),
+    both(
+        "1.2",
+        "https over TCP",
+        message("GET", "https://test/a", CLOSE),
+        Environ({"PATH_INFO": "/a", "wsgi.url_scheme": "http"}),
+        Refused(421),
+    ),
+    both(
+        "1.2",
         "length of a chunked body",
         message("POST", "/", CLOSE, chunks=[b"hel", b"lo"]),
         Environ({"CONTENT_LENGTH": None, "read": "hello"}),
@@ -320,8 +334,16 @@ CHANGED = [
         "bytes of an error",
         message("GET", "/%zz"),
         Closes(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-        Closes(response("400 Bad Request", "Content-Length: 0", CLOSE)),
-        "Errors say their length and that the connection ends.",
+        Closes(
+            response(
+                "400 Bad Request",
+                "Content-Type: text/plain; charset=utf-8",
+                "Content-Length: 16",
+                CLOSE,
+                body=b"400 Bad Request\n",
+            )
+        ),
+        "Errors say what they are, their length, and that the connection ends.",
     ),
     dataclasses.replace(
         both(

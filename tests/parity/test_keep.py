@@ -56,7 +56,6 @@ ENVIRONS = [
         **{"wsgi.multithread": False, "wsgi.multiprocess": True, "wsgi.file_wrapper": "type"},
     ),
     environ("absolute target", closing("http://test/a?b"), PATH_INFO="/a", QUERY_STRING="b", HTTP_HOST="test"),
-    environ("fragment is dropped", closing("/a?b#c"), PATH_INFO="/a", QUERY_STRING="b"),
     environ("asterisk", message("OPTIONS", "*", CLOSE), PATH_INFO="*", REQUEST_METHOD="OPTIONS"),
     environ("chunked", closing("/", chunks=[b"hel", b"lo"]), read="hello"),  # type: ignore[arg-type]
     *(

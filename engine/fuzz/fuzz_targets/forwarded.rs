@@ -2,7 +2,7 @@
 //! the left of a field changes nothing but to a refusal. The bytes up to a NUL are the client's, the rest the proxy's.
 #![no_main]
 
-use bjoern_engine::Config;
+use bjoern_engine::http1::Limits;
 use bjoern_engine::http1::head::{Head, Scan};
 use bjoern_engine::http1::target::is_authority;
 use bjoern_engine::io::Peer;
@@ -15,8 +15,8 @@ const NAMES: [&str; 5] = ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "
 fn read(fields: &[u8], check: impl FnOnce(Origin<'_>)) -> Result<(), ()> {
     let bytes = [b"GET / HTTP/1.1\r\nHost: h\r\n", fields, b"\r\n"].concat();
     let mut head = Head::default();
-    let config = Config { max_fields: 20, ..Config::default() };
-    let Ok(true) = head.parse(&bytes, &mut Scan::default(), &config) else { return Err(()) };
+    let limits = Limits { max_fields: 20, ..Limits::default() };
+    let Ok(true) = head.parse(&bytes, &mut Scan::default(), &limits) else { return Err(()) };
     let Ok(Some(trusted)) = Trusted::parse("unix 10.0.0.0/8") else { unreachable!("it is right") };
     match forwarded::read(&head, &bytes, Peer::default(), &trusted) {
         Ok(Forwarded::By(origin)) => check(origin),

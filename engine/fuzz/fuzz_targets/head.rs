@@ -1,17 +1,16 @@
 //! A head gives the same verdict however it is torn. The first byte chooses the length of the pieces.
 #![no_main]
 
-use bjoern_engine::Config;
-use bjoern_engine::http1::{Head, Reject, head::Scan};
+use bjoern_engine::http1::{Head, Limits, Reject, head::Scan};
 use libfuzzer_sys::fuzz_target;
 
 fn verdict(head: &mut Head, bytes: &[u8], step: usize) -> Result<Option<usize>, Reject> {
-    let config = Config { max_head: 512, max_fields: 8, ..Config::default() };
+    let limits = Limits { max_head: 512, max_fields: 8, ..Limits::default() };
     let mut scan = Scan::default();
     let mut end = 0;
     while end < bytes.len() {
         end = bytes.len().min(end + step);
-        if head.parse(&bytes[..end], &mut scan, &config)? {
+        if head.parse(&bytes[..end], &mut scan, &limits)? {
             return Ok(Some(head.len));
         }
     }

@@ -2,11 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use super::line::{SHOWN_BYTES, escape, escape_json};
 use super::*;
-use crate::config::Config;
+use crate::http1::Limits;
 use crate::http1::head::{Head, Scan};
-use crate::request::Body;
+use crate::request::{Body, Request};
 
 const REQUEST: &str = "GET /a%20b?q=1&r=2 HTTP/1.1\r\n\
     Host: h\r\n\
@@ -25,7 +27,7 @@ const ANSWERED: Answered = Answered { status: 200, bytes: 13, took: Duration::fr
 fn log(format: &str) -> AccessLog {
     let nowhere = Sink::new(File::options().append(true).open("/dev/null").unwrap()).unwrap();
     let log = AccessLog::with(nowhere, None, LogFormat::parse(format).unwrap());
-    AccessLog { clock: || 971_186_136, pid: 42, ..log }
+    AccessLog { clock: || 971_186_136, renderer: Renderer { pid: 42, ..log.renderer }, ..log }
 }
 
 fn peer(address: &str) -> Peer {
@@ -35,7 +37,7 @@ fn peer(address: &str) -> Peer {
 /// The line of a request that was answered.
 fn line_of(log: &AccessLog, bytes: &[u8], peer: Peer, answered: Answered) -> String {
     let mut head = Head::default();
-    let is_request = head.parse(bytes, &mut Scan::default(), &Config::default());
+    let is_request = head.parse(bytes, &mut Scan::default(), &Limits::default());
     let body = Body::Memory(b"");
     let forwarded = &crate::proxies::Forwarded::Unasked;
     let request = Request {

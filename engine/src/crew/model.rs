@@ -343,8 +343,17 @@ fn play(plan: Plan) {
     }
 }
 
-const ONE: Plan =
-    Plan { loops: 1, threads: 2, connections: 1, requests: 2, eager: true, blocks: false, idles: false, aborts: false, has_spare: false };
+const ONE: Plan = Plan {
+    loops: 1,
+    threads: 2,
+    connections: 1,
+    requests: 2,
+    eager: true,
+    blocks: false,
+    idles: false,
+    aborts: false,
+    has_spare: false,
+};
 
 const PLANS: [Plan; 18] = [
     ONE,

@@ -1,15 +1,11 @@
 //! Request head: bytes to method, target, fields and framing.
-//! Knows: RFC 9112 sections 2 to 6, `Config`'s limits.   Must not know: sockets, time, bodies.
+//! Knows: RFC 9112 sections 2 to 6, `Limits`.   Must not know: sockets, time, bodies.
 //! Invariant: any split of a head gives the same verdict; what `Scan` has passed is not looked at again before the end.
 
 use super::framing::Evidence;
 use super::names::{self, Known};
 use super::target::{self, Span, Target};
-use super::{Framing, Reject, bytes};
-use crate::config::Config;
-
-/// The largest `max_head` there can be: spans are 32 bits wide.
-pub const MAX_HEAD_BYTES: usize = 1 << 30;
+use super::{Framing, Limits, Reject, bytes};
 
 /// One field line.
 #[derive(Clone, Copy, Debug)]
@@ -58,18 +54,18 @@ impl Head {
     /// A whole head is read in one pass. Only where that fails, the lines are counted, from where `scan` left off,
     /// to tell an incomplete head from a bad one: a request line is judged when its line ends, fields when all are
     /// there, a bare LF at once.
-    pub fn parse(&mut self, buffer: &[u8], scan: &mut Scan, config: &Config) -> Result<bool, Reject> {
-        if scan.at == 0 && self.read(buffer, config) == Ok(true) && self.len <= config.max_head {
+    pub fn parse(&mut self, buffer: &[u8], scan: &mut Scan, limits: &Limits) -> Result<bool, Reject> {
+        if scan.at == 0 && self.read(buffer, limits) == Ok(true) && self.len <= limits.max_head {
             return Ok(true);
         }
-        match scan.end(buffer, config.max_head)? {
-            Some(end) => self.read(&buffer[..end], config),
+        match scan.end(buffer, limits.max_head)? {
+            Some(end) => self.read(&buffer[..end], limits),
             None => Ok(false),
         }
     }
 
     /// Reads a whole head; `Ok(false)` where the bytes end before it does.
-    fn read(&mut self, buffer: &[u8], config: &Config) -> Result<bool, Reject> {
+    fn read(&mut self, buffer: &[u8], limits: &Limits) -> Result<bool, Reject> {
         self.fields.clear();
         let (request_line, line_end) = RequestLine::read(buffer)?;
         let mut evidence = Evidence::default();
@@ -86,7 +82,7 @@ impl Head {
                 Some(_) => {}
             }
             let Some((field, next)) = read_field(buffer, at)? else { return Ok(false) };
-            if self.fields.len() == config.max_fields {
+            if self.fields.len() == limits.max_fields {
                 return Err(Reject::TooManyFields);
             }
             self.fields.push(field);
@@ -111,7 +107,7 @@ impl Head {
         self.target = target::parse(buffer, request_line.target, self.method.of(buffer))?;
         self.len = at + 2;
         match hosts {
-            0 if self.minor >= 1 && config.require_host => return Err(Reject::MissingHost),
+            0 if self.minor >= 1 && limits.require_host => return Err(Reject::MissingHost),
             0 | 1 => {}
             _ => return Err(Reject::DuplicateHost),
         }

@@ -89,6 +89,8 @@ pub const TRANSFER_ENCODING: Known = 4;
 pub const EXPECT: Known = 5;
 /// `Cookie`
 pub const COOKIE: Known = 6;
+/// `Accept`
+pub const ACCEPT: Known = 7;
 /// `Forwarded`; up to [`X_REAL_IP`] all are what proxies say of the peer behind them.
 pub const FORWARDED: Known = 29;
 /// `X-Forwarded-For`

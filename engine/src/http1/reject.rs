@@ -32,6 +32,7 @@ rejects! {
     BadMethod = "bad_method", "400 Bad Request";
     MethodTooLong = "method_too_long", "501 Not Implemented";
     BadTarget = "bad_target", "400 Bad Request";
+    FragmentInTarget = "fragment_in_target", "400 Bad Request";
     BadEscape = "bad_escape", "400 Bad Request";
     BadVersion = "bad_version", "400 Bad Request";
     BareLf = "bare_lf", "400 Bad Request";
@@ -57,6 +58,7 @@ rejects! {
     BodyTooLarge = "body_too_large", "413 Content Too Large";
     TargetTooLong = "target_too_long", "414 URI Too Long";
     ExpectationFailed = "expectation_failed", "417 Expectation Failed";
+    Misdirected = "misdirected", "421 Misdirected Request";
     HeadTooLarge = "head_too_large", "431 Request Header Fields Too Large";
     TooManyFields = "too_many_fields", "431 Request Header Fields Too Large";
     TrailerTooLarge = "trailer_too_large", "431 Request Header Fields Too Large";

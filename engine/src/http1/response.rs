@@ -172,6 +172,8 @@ pub struct Asked {
     pub minor: u8,
     /// The method is HEAD: fields as for GET, no body (RFC 9110, section 9.3.2).
     pub head: bool,
+    /// An error of the server's own is a page of HTML, not plain text: see [`prefers_html`](super::prefers_html).
+    pub html: bool,
     /// The peer lets the connection persist.
     pub peer_persists: bool,
     /// The server does too: it is not draining, and keep-alive is not switched off.
@@ -247,18 +249,32 @@ pub fn finish_head(
     (if bodiless { Nothing } else { framing }, persists)
 }
 
-/// Appends a whole answer without a body that ends the connection: a refusal, 500, or a 503, which asks to be tried again
-/// in a second (RFC 9110, section 10.2.3).
-pub fn finish_error(status: &str, stamp: &Stamp, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_bytes());
-    out.extend_from_slice(b"\r\n");
+/// Appends a whole answer that ends the connection: a refusal, 500, or a 503, which asks to be tried again in a second
+/// (RFC 9110, section 10.2.3). Its body is the status alone (RFC 9110, section 15.5); what else the server knows of the
+/// error is for its log.
+///
+/// Returns the bytes of the body.
+#[cold]
+pub fn finish_error(status: &str, asked: Asked, stamp: &Stamp, out: &mut Vec<u8>) -> u64 {
+    let text = [status, "\n"];
+    let page = ["<!doctype html>\n<html lang=\"en\"><title>", status, "</title><h1>", status, "</h1></html>\n"];
+    let (content_type, body) = if asked.html { ("text/html", &page[..]) } else { ("text/plain", &text[..]) };
+    let len: usize = body.iter().map(|piece| piece.len()).sum();
+    push(out, &["HTTP/1.1 ", status, "\r\n"]);
     out.extend_from_slice(&stamp.date);
     out.extend_from_slice(&stamp.server);
-    if status.starts_with("503") {
-        out.extend_from_slice(b"Retry-After: 1\r\n");
+    push(out, &[if status.starts_with("503") { "Retry-After: 1\r\n" } else { "" }]);
+    push(out, &["Content-Type: ", content_type, "; charset=utf-8\r\n"]);
+    push(out, &["Content-Length: ", itoa::Buffer::new().format(len), "\r\nConnection: close\r\n\r\n"]);
+    if asked.head {
+        return 0;
     }
-    out.extend_from_slice(b"Content-Length: 0\r\nConnection: close\r\n\r\n");
+    push(out, body);
+    len as u64
+}
+
+fn push(out: &mut Vec<u8>, pieces: &[&str]) {
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece.as_bytes()));
 }
 
 #[cfg(test)]
@@ -287,7 +303,7 @@ mod tests {
         (String::from_utf8_lossy(&out).into_owned(), framing, persists)
     }
 
-    const GET_11: Asked = Asked { minor: 1, head: false, peer_persists: true, server_persists: true };
+    const GET_11: Asked = Asked { minor: 1, head: false, html: false, peer_persists: true, server_persists: true };
 
     #[test]
     fn framing_is_a_table() {
@@ -331,6 +347,36 @@ mod tests {
             assert_eq!(framing_lines.concat(), *line, "{status} {fields:?} {asked:?}");
             assert!(wire.contains(if *persists { "Connection: Keep-Alive\r\n" } else { "Connection: close\r\n" }));
             assert!(wire.ends_with("\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn errors_say_their_status_as_text_or_as_a_page() {
+        let stamp = Stamp { date: b"Date: d\r\n".to_vec(), server: b"Server: s\r\n".to_vec() };
+        let error = |status: &str, head, html| {
+            let mut out = b"before ".to_vec();
+            let sent = finish_error(status, Asked { head, html, ..GET_11 }, &stamp, &mut out);
+            let text = String::from_utf8_lossy(&out).into_owned();
+            let (head, body) =
+                text.split_once("\r\n\r\n").map(|(head, body)| (head.to_owned(), body.to_owned())).unwrap_or_default();
+            assert_eq!(sent, body.len() as u64);
+            (head, body)
+        };
+        let (head, body) = error("400 Bad Request", false, false);
+        assert_eq!(body, "400 Bad Request\n");
+        let lines = "before HTTP/1.1 400 Bad Request\r\nDate: d\r\nServer: s\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                     Content-Length: 16\r\nConnection: close";
+        assert_eq!(head, lines);
+        let (head, body) = error("503 Service Unavailable", false, true);
+        let page = "<!doctype html>\n<html lang=\"en\"><title>503 Service Unavailable</title>\
+                    <h1>503 Service Unavailable</h1></html>\n";
+        assert_eq!(body, page);
+        let lines =
+            format!("Retry-After: 1\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}", page.len());
+        assert!(head.contains(&lines), "{head}");
+        for html in [false, true] {
+            let (with_body, _) = error("408 Request Timeout", false, html);
+            assert_eq!(error("408 Request Timeout", true, html), (with_body, String::new()), "HEAD: fields as for GET");
         }
     }
 

@@ -26,7 +26,7 @@ impl Span {
     }
 }
 
-/// A request target taken apart. A fragment, which no client should send, is in none of the parts.
+/// A request target taken apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// The whole target, as sent.
@@ -37,6 +37,8 @@ pub struct Target {
     pub query: Span,
     /// The authority of an absolute target, which stands above `Host` (RFC 9112, section 3.2.2).
     pub authority: Option<Span>,
+    /// Whether the scheme of an absolute target is `https`: the server must not answer without TLS (RFC 9110, section 7.4).
+    pub is_https: bool,
     /// Whether the path holds a percent-escape.
     pub escaped: bool,
 }
@@ -53,25 +55,32 @@ pub fn parse(head: &[u8], span: Span, method: &[u8]) -> Result<Target, Reject> {
             parts.query = Span { start: span.end, end: span.end };
             return Ok(parts);
         }
+        // Refused, not cut off: a proxy that took the fragment for a part of the path has applied its rules to another path.
+        _ if bytes::find(b'#', target).is_some() => return Err(Reject::FragmentInTarget),
         [b'/', ..] => 0,
         b"*" if method == b"OPTIONS" => {
             parts.path = span;
             return Ok(parts);
         }
         _ => {
-            let authority_at = scheme_len(target).ok_or(Reject::BadTarget)?;
+            let scheme = scheme_of(target).ok_or(Reject::BadTarget)?;
+            let authority_at = scheme.len() + "://".len();
             let rest = &target[authority_at..];
-            let len = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+            let len = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
             // An http URI has a host (RFC 9110, section 4.2.1), though a `Host` field may be empty.
             if matches!(rest[..len], [] | [b':', ..]) || !is_authority(&rest[..len]) {
                 return Err(Reject::BadTarget);
+            }
+            parts.is_https = scheme.eq_ignore_ascii_case(b"https");
+            if !parts.is_https && !scheme.eq_ignore_ascii_case(b"http") {
+                return Err(Reject::Misdirected);
             }
             parts.authority = Some(Span::new(at + authority_at, at + authority_at + len));
             authority_at + len
         }
     };
-    let end = bytes::find(b'#', target).unwrap_or(target.len());
-    let question = bytes::find(b'?', &target[path_at..end]).map_or(end, |i| path_at + i);
+    let end = target.len();
+    let question = bytes::find(b'?', &target[path_at..]).map_or(end, |i| path_at + i);
     parts.path = Span::new(at + path_at, at + question);
     parts.query = if question < end { Span::new(at + question + 1, at + end) } else { Span::new(at + end, at + end) };
     parts.escaped = escapes(&target[path_at..question])?;
@@ -121,12 +130,12 @@ fn is_ip_literal(literal: &[u8]) -> bool {
     }
 }
 
-/// The length of `http://` or `https://` at the start of an absolute target.
-fn scheme_len(target: &[u8]) -> Option<usize> {
-    [&b"http://"[..], b"https://"]
-        .iter()
-        .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
-        .map(|scheme| scheme.len())
+/// The scheme in front of the `://` of an absolute target (RFC 3986, section 3.1).
+fn scheme_of(target: &[u8]) -> Option<&[u8]> {
+    let (scheme, behind) = target.split_at(bytes::find(b':', target)?);
+    let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let is_scheme = scheme.first()?.is_ascii_alphabetic() && scheme.iter().all(is_inside);
+    (is_scheme && behind.starts_with(b"://")).then_some(scheme)
 }
 
 /// Whether `path` holds escapes; a `%` without two hexadecimal digits is refused (RFC 3986, section 2.1).
@@ -180,9 +189,13 @@ mod tests {
             ("GET", "/", Ok(("/", "", None))),
             ("GET", "/a/b?c=d?e", Ok(("/a/b", "c=d?e", None))),
             ("GET", "/a?", Ok(("/a", "", None))),
-            ("GET", "/a#f", Ok(("/a", "", None))),
-            ("GET", "/a?b#f?g", Ok(("/a", "b", None))),
-            ("GET", "/a#f?g", Ok(("/a", "", None))),
+            ("GET", "/a#f", Err(FragmentInTarget)),
+            ("GET", "/a#", Err(FragmentInTarget)),
+            ("GET", "/a?b#f", Err(FragmentInTarget)),
+            ("GET", "http://h#f", Err(FragmentInTarget)),
+            ("GET", "https://h/a#f", Err(FragmentInTarget)),
+            ("OPTIONS", "*#", Err(FragmentInTarget)),
+            ("GET", "/a%23f", Ok(("/a%23f", "", None))),
             ("GET", "//a", Ok(("//a", "", None))),
             ("OPTIONS", "*", Ok(("*", "", None))),
             ("GET", "*", Err(BadTarget)),
@@ -194,7 +207,15 @@ mod tests {
             ("GET", "http://", Err(BadTarget)),
             ("GET", "http:///a", Err(BadTarget)),
             ("GET", "http://u@h/", Err(BadTarget)),
-            ("GET", "ftp://h/", Err(BadTarget)),
+            ("GET", "ftp://h/", Err(Misdirected)),
+            ("GET", "httpss://h/", Err(Misdirected)),
+            ("GET", "a+b-c.1://h", Err(Misdirected)),
+            ("GET", "1a://h/", Err(BadTarget)),
+            ("GET", "a_b://h/", Err(BadTarget)),
+            ("GET", "://h/", Err(BadTarget)),
+            ("GET", "ftp://u@h/", Err(BadTarget)),
+            ("GET", "http:/h", Err(BadTarget)),
+            ("GET", "h:80", Err(BadTarget)),
             ("GET", "a", Err(BadTarget)),
             ("GET", "?a", Err(BadTarget)),
             ("CONNECT", "h:80", Err(ConnectRefused)),
@@ -208,6 +229,16 @@ mod tests {
         ];
         for (method, target, want) in rows {
             assert_eq!(parts(method, target), *want, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_is_told_whatever_its_case() {
+        for (target, want) in
+            [("http://h/", false), ("HTTPS://h/", true), ("hTTps://h:8443", true), ("/https://h", false)]
+        {
+            let parsed = parse(target.as_bytes(), Span::new(0, target.len()), b"GET");
+            assert_eq!(parsed.map(|parsed| parsed.is_https), Ok(want), "{target}");
         }
     }
 

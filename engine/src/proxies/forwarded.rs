@@ -22,6 +22,13 @@ pub enum Forwarded<'a> {
     By(Origin<'a>),
 }
 
+impl Forwarded<'_> {
+    /// Whether a trusted proxy says that the client spoke to it over TLS.
+    pub fn is_https(&self) -> bool {
+        matches!(self, Forwarded::By(Origin { scheme: Some(Scheme::Https), .. }))
+    }
+}
+
 /// Where a request comes from, as far as it is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin<'a> {
@@ -343,14 +350,14 @@ fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::http1::Limits;
     use crate::http1::head::Scan;
 
     /// The fields as seen by a server that trusts `list`: `client scheme host port`, `-` for what is not told.
     fn read_as(list: &str, peer: &str, fields: &str) -> Result<String, Reject> {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", fields.replace('\n', "\r\n"));
         let mut head = Head::default();
-        assert_eq!(head.parse(text.as_bytes(), &mut Scan::default(), &Config::default()), Ok(true), "{fields}");
+        assert_eq!(head.parse(text.as_bytes(), &mut Scan::default(), &Limits::default()), Ok(true), "{fields}");
         let peer = match peer {
             "unix" => Peer::default(),
             ip => Peer::new(std::net::SocketAddr::new(ip.parse().unwrap(), 1)),

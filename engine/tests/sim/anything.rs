@@ -251,7 +251,10 @@ impl Anything {
                 let seen = &self.world.lock().wires[wire];
                 (seen.blocked, seen.sent, seen.given)
             };
-            assert!(!holds || blocked || sent >= given, "wire {wire} waits for what was held: {sent} of {given}, from {before}, block {number} of {way}");
+            assert!(
+                !holds || blocked || sent >= given,
+                "wire {wire} waits for what was held: {sent} of {given}, from {before}, block {number} of {way}"
+            );
             if way == "lazy" && !reply.is_started() {
                 reply.start(&head("lazy", None), None);
                 self.give(wire, HEAD_BYTES);
@@ -350,7 +353,11 @@ fn read_answer(taken: &[u8]) -> Option<Answer<'_>> {
     if let Some(length) = field("Content-Length: ") {
         let length: usize = length.parse().unwrap();
         let len = length.min(rest.len());
-        assert!(rest[..len].iter().all(|byte| *byte == b'x'));
+        let body = &rest[..len];
+        match status {
+            200 => assert!(body.iter().all(|byte| *byte == b'x')),
+            _ => assert!(format!("{}\n", &head[9..head.find('\r').unwrap()]).as_bytes().starts_with(body), "{head}"),
+        }
         return Some(Answer { rest: &rest[len..], status, len, whole: len == length });
     }
     assert_eq!(field("Transfer-Encoding: "), Some("chunked"), "{head}");
@@ -385,7 +392,7 @@ pub fn check(taken: &[u8], asked: &Asked) {
         answered += 1;
         assert_eq!(answer.status, if *way == "fail" { 500 } else { 200 }, "{way}");
         if *way == "fail" {
-            assert_eq!(answer.len, 0);
+            assert!(answer.whole || !behaves);
         } else if answer.whole {
             assert_eq!(answer.len, *total, "{way}");
             assert!(*way != "short" && *way != "break");

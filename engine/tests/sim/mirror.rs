@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use bjoern_engine::http1::ResponseHead;
+use bjoern_engine::http1::{Limits, ResponseHead};
 use bjoern_engine::io::Socket;
 use bjoern_engine::{App, Body, Config, Outcome, Reply, Request, Server};
 
@@ -57,8 +57,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// The limits that `tests/cases/README.md` names.
 pub fn config() -> Config {
     Config {
-        max_head: 4096,
-        max_fields: 20,
+        limits: Limits { max_head: 4096, max_fields: 20, ..Limits::default() },
         max_body: 65536,
         header_timeout: DAY,
         body_timeout: DAY,
