@@ -548,7 +548,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         own.begin_call();
         let (mut reply, outcome) = cx.app.call(app, request, Reply::new(transport, own, asked));
         if !reply.is_started() {
-            reply.response.asked.html = request.prefers_html(); // it may become an error
+            reply.outgoing.response.asked.html = request.prefers_html(); // it may become an error
         }
         reply.outgoing.end_call();
         cx.permits.give_back();
@@ -559,7 +559,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         self.served = true;
         self.progress = true;
         self.state = if persists { State::Head } else { State::Closing };
-        let Reply { transport, outgoing: own, .. } = reply;
+        let Reply { transport, outgoing: own } = reply;
         self.transport = Some(transport);
         *outgoing = Some(own);
     }
@@ -681,27 +681,27 @@ fn settle<S: Socket, B: AsRef<[u8]>, A>(reply: &mut Reply<S, B>, outcome: Outcom
         if !reply.finish() {
             // The peer waits for more than there is: only the end of the connection tells it.
             cx.counters.count(Cell::Cut);
-            reply.response.persists = false;
+            reply.outgoing.response.persists = false;
         }
     } else {
-        reply.response.persists = false;
+        reply.outgoing.response.persists = false;
         // A response without a body, or one that was refused in time, is whole.
-        if reply.response.framing != ResponseFraming::Nothing {
+        if reply.outgoing.response.framing != ResponseFraming::Nothing {
             cx.counters.count(Cell::Cut);
         }
-        if reply.response.framing == ResponseFraming::UntilClose {
+        if reply.outgoing.response.framing == ResponseFraming::UntilClose {
             // An orderly end would pass for the end of the body: what comes must be an error to the peer.
             reply.transport.send(&mut reply.outgoing.bytes);
             reply.transport.reset();
         }
     }
-    reply.response.persists
+    reply.outgoing.response.persists
 }
 
 /// The request has been answered, or is given up.
 #[inline(never)]
 fn note_end<S: Socket, A: App<S>>(reply: &mut Reply<S, A::Block>, cx: &ServeContext<'_, A>) {
-    let (status, bytes) = (reply.response.status, reply.response.bytes);
+    let (status, bytes) = (reply.outgoing.response.status, reply.outgoing.response.bytes);
     let record: &mut Record = &mut reply.outgoing.record;
     reply.outgoing.is_recorded = false;
     let took = record.began.elapsed();

@@ -67,6 +67,9 @@ pub struct Outgoing {
     pub(crate) is_recorded: bool,
     /// Quick calls of the application to go until something may be held.
     patience: u32,
+    /// The response that is being given. It lies here so that a [`Reply`] is two pointers, since it is handed on often.
+    pub(crate) response: ResponseState,
+    turn: Turn,
 }
 
 impl Outgoing {
@@ -95,6 +98,8 @@ impl Outgoing {
             record: Box::default(),
             is_recorded: false,
             patience: 0,
+            response: ResponseState::default(),
+            turn: Turn::default(),
         }
     }
 
@@ -173,6 +178,20 @@ pub(crate) struct ResponseState {
     pub excess: bool,
 }
 
+impl Default for ResponseState {
+    fn default() -> ResponseState {
+        ResponseState {
+            asked: Asked::default(),
+            framing: ResponseFraming::Nothing,
+            persists: false,
+            started: false,
+            status: 0,
+            bytes: 0,
+            excess: false,
+        }
+    }
+}
+
 /// A stream's turn, and its wait for its client or for the next turn.
 #[derive(Default)]
 struct Turn {
@@ -200,33 +219,26 @@ struct ClientWait {
 pub struct Reply<S: Socket, B> {
     pub(crate) transport: Box<Transport<S, B>>,
     pub(crate) outgoing: Box<Outgoing>,
-    pub(crate) response: ResponseState,
-    turn: Turn,
 }
 
 impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// To a request that asks for its response in this way.
-    pub(crate) fn new(transport: Box<Transport<S, B>>, outgoing: Box<Outgoing>, asked: Asked) -> Reply<S, B> {
-        let response = ResponseState {
-            asked,
-            framing: ResponseFraming::Nothing,
-            persists: false,
-            started: false,
-            status: 0,
-            bytes: 0,
-            excess: false,
-        };
-        Reply { transport, outgoing, response, turn: Turn::default() }
+    pub(crate) fn new(transport: Box<Transport<S, B>>, mut outgoing: Box<Outgoing>, asked: Asked) -> Reply<S, B> {
+        outgoing.response = ResponseState { asked, ..ResponseState::default() };
+        outgoing.turn.blocks = 0;
+        outgoing.turn.blocks_in_turn = 0;
+        outgoing.turn.began = None;
+        Reply { transport, outgoing }
     }
 
     /// Whether the head has been given to the connection; from then on it cannot be changed.
     pub fn is_started(&self) -> bool {
-        self.response.started
+        self.outgoing.response.started
     }
 
     /// Bytes that `Content-Length` announced and the application has not given yet.
     pub fn missing(&self) -> u64 {
-        match self.response.framing {
+        match self.outgoing.response.framing {
             ResponseFraming::Length(left) if self.is_started() => left,
             _ => 0,
         }
@@ -234,7 +246,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
 
     /// Whether more was given than `Content-Length` announced; what exceeded it was not sent.
     pub fn has_excess(&self) -> bool {
-        self.response.excess
+        self.outgoing.response.excess
     }
 
     /// The number of the call under way; no other call of the same thread has it.
@@ -244,7 +256,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
 
     /// Ends the response where it is; the peer sees that it is not whole.
     pub fn cut(&mut self) {
-        if self.response.framing != ResponseFraming::UntilClose {
+        if self.outgoing.response.framing != ResponseFraming::UntilClose {
             self.transport.finish(); // at once: the application may have the reply for long
         }
         self.cut_visibly();
@@ -275,12 +287,11 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// there is none.
     pub fn start_with_given(&mut self, whole: Option<u64>) -> bool {
         debug_assert!(!self.is_started(), "one head a response");
-        let Outgoing { head, bytes, stamp, control, record, is_recorded, .. } = &mut *self.outgoing;
+        let Outgoing { head, bytes, stamp, control, record, is_recorded, response, .. } = &mut *self.outgoing;
         let before = bytes.len();
         if !head.is_begun() {
             return false;
         }
-        let response = &mut self.response;
         // The stop may have come while the application was at work.
         response.asked.server_persists &= !control.is_stopping();
         (response.framing, response.persists) = finish_head(head, response.asked, whole, stamp, bytes);
@@ -317,9 +328,9 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// Ends the body before the application's `close()` runs, which may take its time; where less came than was announced,
     /// that is told later.
     pub fn end(&mut self) {
-        if self.is_started() && self.response.framing == ResponseFraming::Chunked {
+        if self.is_started() && self.outgoing.response.framing == ResponseFraming::Chunked {
             self.finish();
-            self.response.framing = ResponseFraming::Nothing;
+            self.outgoing.response.framing = ResponseFraming::Nothing;
         }
         if !self.outgoing.may_hold() {
             self.send_outgoing();
@@ -328,7 +339,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
 
     /// Adds a block of the body, framed; `own` gives the block itself where it is large enough not to be copied.
     pub fn block(&mut self, data: &[u8], own: impl FnOnce() -> B) {
-        let response = &mut self.response;
+        let response = &mut self.outgoing.response;
         debug_assert!(response.started, "the head comes first");
         if data.is_empty() {
             return; // an empty chunk would end the body
@@ -365,7 +376,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// Adds `len` bytes of `file` from `offset` on as the rest of the body, whose framing must be by length: see
     /// [`Reply::start`] with `whole`. They are sent without being read into memory.
     pub fn file(&mut self, file: File, offset: u64, len: u64) {
-        let response = &mut self.response;
+        let response = &mut self.outgoing.response;
         let len = match &mut response.framing {
             ResponseFraming::Length(left) => {
                 let fits = len.min(*left);
@@ -387,13 +398,13 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// A first block leaves at once, since nobody knows how long the second takes; later ones may be held for a moment. The
     /// deadline of the application's call begins anew.
     pub fn boundary(&mut self) -> Boundary {
-        let satisfied =
-            self.is_started() && (self.response.framing == ResponseFraming::Nothing || self.response.excess);
+        let satisfied = self.is_started()
+            && (self.outgoing.response.framing == ResponseFraming::Nothing || self.outgoing.response.excess);
         if satisfied || self.is_broken() {
             self.send_outgoing();
             return Boundary::Over;
         }
-        let turn = &mut self.turn;
+        let turn = &mut self.outgoing.turn;
         turn.blocks = turn.blocks.saturating_add(1);
         turn.blocks_in_turn += 1;
         let began = *turn.began.get_or_insert_with(Guess::now);
@@ -408,7 +419,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             return Boundary::Over;
         }
         // What is whole is over, however slow its client.
-        let is_whole = self.response.framing == ResponseFraming::Length(0);
+        let is_whole = self.outgoing.response.framing == ResponseFraming::Length(0);
         let is_taken = self.transport.flush() == Flushed::All;
         match is_taken || is_whole {
             false => Boundary::Wait,
@@ -440,26 +451,26 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// After [`Boundary::GiveWay`], without what the application's runtime holds: lets the other requests have their turn.
     /// `false` where a signal may have come: see to it, and call again.
     pub fn give_way(&mut self) -> bool {
-        if self.turn.place.is_none() {
+        if self.outgoing.turn.place.is_none() {
             self.outgoing.watch.end_call(&self.outgoing.slot);
             let loop_index = self.outgoing.loop_index;
-            self.turn.place = self.outgoing.host.as_ref().and_then(|host| host.give_way(loop_index));
+            self.outgoing.turn.place = self.outgoing.host.as_ref().and_then(|host| host.give_way(loop_index));
         }
         if !self.has_permit() {
             return false;
         }
-        self.turn.blocks_in_turn = 0;
-        self.turn.began = None;
+        self.outgoing.turn.blocks_in_turn = 0;
+        self.outgoing.turn.began = None;
         self.outgoing.begin_call();
         true
     }
 
     /// Waits for the permit, where it has been given away. `false` where a signal may have come.
     fn has_permit(&mut self) -> bool {
-        if self.turn.place.as_ref().is_some_and(|place| !place.wait()) {
+        if self.outgoing.turn.place.as_ref().is_some_and(|place| !place.wait()) {
             return false;
         }
-        self.turn.place = None;
+        self.outgoing.turn.place = None;
         true
     }
 
@@ -483,18 +494,18 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     }
 
     fn wait(&mut self, parks: bool) -> Result<bool, Broken> {
-        if self.turn.wait.is_none() {
+        if self.outgoing.turn.wait.is_none() {
             if self.transport.release() {
                 return Ok(true);
             }
             self.begin_wait(parks);
         }
-        let Some(mut wait) = self.turn.wait.take() else { return Ok(true) };
-        if wait.broken.is_none() && self.turn.place.is_none() {
+        let Some(mut wait) = self.outgoing.turn.wait.take() else { return Ok(true) };
+        if wait.broken.is_none() && self.outgoing.turn.place.is_none() {
             match self.until_taken(&mut wait) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.turn.wait = Some(wait);
+                    self.outgoing.turn.wait = Some(wait);
                     return Ok(false);
                 }
                 Err(broken) => {
@@ -504,12 +515,12 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             }
         }
         if let (Some(parked), Some(host)) = (&wait.parked, &self.outgoing.host)
-            && self.turn.place.is_none()
+            && self.outgoing.turn.place.is_none()
         {
-            self.turn.place = host.unpark(parked);
+            self.outgoing.turn.place = host.unpark(parked);
         }
         if !self.has_permit() {
-            self.turn.wait = Some(wait);
+            self.outgoing.turn.wait = Some(wait);
             return Ok(false);
         }
         if wait.parked.is_none()
@@ -517,8 +528,8 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         {
             host.end_wait();
         }
-        self.turn.blocks_in_turn = 0;
-        self.turn.began = None;
+        self.outgoing.turn.blocks_in_turn = 0;
+        self.outgoing.turn.began = None;
         if wait.paused_call {
             self.outgoing.begin_call();
         }
@@ -538,7 +549,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             host.begin_wait();
         }
         let wait = ClientWait { parked, waited: Duration::ZERO, paused_call: is_own, broken: None };
-        self.turn.wait = Some(wait);
+        self.outgoing.turn.wait = Some(wait);
     }
 
     fn until_taken(&mut self, wait: &mut ClientWait) -> Result<bool, Broken> {
@@ -576,7 +587,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
 
     /// Ends a response that cannot go on, so that its client sees that it is not whole.
     fn cut_visibly(&mut self) {
-        if self.response.framing == ResponseFraming::UntilClose {
+        if self.outgoing.response.framing == ResponseFraming::UntilClose {
             self.transport.reset(); // an orderly end would pass for the end of the body
         } else {
             self.transport.break_off();
@@ -585,7 +596,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
 
     /// Ends the body: `false` where less came than was announced.
     pub(crate) fn finish(&mut self) -> bool {
-        match self.response.framing {
+        match self.outgoing.response.framing {
             ResponseFraming::Chunked => self.outgoing.bytes.extend_from_slice(b"0\r\n\r\n"),
             ResponseFraming::Length(left) => return left == 0,
             ResponseFraming::Nothing | ResponseFraming::UntilClose => {}
@@ -596,12 +607,12 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// Answers with an error in place of a response that never began.
     pub(crate) fn refuse(&mut self, status: &str) {
         debug_assert!(!self.is_started(), "an error takes the place of a response, never follows one");
-        let Outgoing { bytes, stamp, .. } = &mut *self.outgoing;
-        self.response.bytes = finish_error(status, self.response.asked, stamp, bytes);
-        self.response.started = true;
-        self.response.status = code_of(status);
-        self.response.persists = false;
-        self.response.framing = ResponseFraming::Nothing;
+        let Outgoing { bytes, stamp, response, .. } = &mut *self.outgoing;
+        response.bytes = finish_error(status, response.asked, stamp, bytes);
+        self.outgoing.response.started = true;
+        self.outgoing.response.status = code_of(status);
+        self.outgoing.response.persists = false;
+        self.outgoing.response.framing = ResponseFraming::Nothing;
     }
 }
 
