@@ -43,20 +43,22 @@ struct Template {
     peer: Option<IpAddr>,
 }
 
-/// The texts of ports that peers had lately: on a connection that is kept, the next request has the same.
-pub struct Ports(Box<[PortText; 256]>);
+/// The texts of ports that peers had lately: on a connection that is kept, the next request has the same. As many as a
+/// power of two.
+pub struct Ports(Box<[PortText]>);
 
 type PortText = Option<(u16, Py<PyString>)>;
 
-impl Default for Ports {
-    fn default() -> Ports {
-        Ports(Box::new([const { None }; 256]))
-    }
-}
-
 impl Ports {
+    /// Of a thread that serves many connections, or of one that has come because others wait.
+    pub fn new(serves_many: bool) -> Ports {
+        let places = if serves_many { 256 } else { 8 };
+        Ports((0..places).map(|_| None).collect())
+    }
+
     fn text<'py>(&mut self, py: Python<'py>, port: u16) -> PyResult<&Bound<'py, PyString>> {
-        let entry = &mut self.0[usize::from(port) % 256];
+        let place = usize::from(port) & (self.0.len() - 1);
+        let entry = &mut self.0[place];
         let text = match entry.take() {
             Some((known, text)) if known == port => text,
             _ => decimal(py, port.into())?.unbind(),

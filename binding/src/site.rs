@@ -118,6 +118,11 @@ impl Site {
         }
     }
 
+    /// How many threads may run the application at the same time.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Whether another thread than those that run the application waits for the end: several were asked for.
     pub fn is_overseen(&self) -> bool {
         self.threads > 1

@@ -166,7 +166,8 @@ impl App<SystemSocket> for Wsgi {
     fn per_thread(&self, thread: Option<usize>) -> PerThread {
         // A thread that calls nothing need not be attached.
         let call = thread.and_then(|thread| Python::attach(|py| self.site.join(py, thread)));
-        PerThread { call, spares: Vec::new(), context: None, ports: Ports::default() }
+        let serves_many = thread.is_some_and(|thread| thread < self.site.threads());
+        PerThread { call, spares: Vec::new(), context: None, ports: Ports::new(serves_many) }
     }
 
     fn call(&self, thread: &mut PerThread, request: &Request<'_>, reply: Reply) -> (Reply, Outcome) {

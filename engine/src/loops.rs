@@ -108,6 +108,16 @@ impl<N: Net, A: App<N::Socket>> Loops<N, A> {
         comes
     }
 
+    /// Has a thread lead a loop where a request waits: one that rests, or one more, unless one is on its way.
+    fn find_leader(&self, one: &EventLoop<N, A>) {
+        let expected = self.shared.config.threads + self.spares.load(Ordering::SeqCst);
+        if one.handle.crew.has_followers() {
+            one.handle.crew.promote();
+        } else if self.shared.at_work() >= expected {
+            self.add_thread();
+        }
+    }
+
     /// Whether the last request has come; begins the drain once: the thread that counted it could not wake the loop.
     pub(crate) fn heeds_last_request(&self) -> bool {
         self.shared.books.counters.get(Cell::Requests) >= self.shared.last_request
@@ -202,24 +212,24 @@ impl<N: Net, A: App<N::Socket>> Host for Loops<N, A> {
         if books.counters.is_shared() {
             books.counters.progress((self.clock)());
         }
-        if permits.is_wanted() {
-            let place = permits.pass_on();
-            watch.wake();
-            return place;
-        }
         let one = &self.all[loop_index];
-        if permits.is_free() || one.handle.crew.is_led() {
-            return None; // the watch promotes a follower
-        }
-        if let Some(waits) = self.stand_in(one) {
+        // Where a permit is free, the watch promotes a follower; where a call waits for one, its thread led.
+        if !permits.is_free()
+            && !permits.has_waiting_call()
+            && !one.handle.crew.is_led()
+            && let Some(waits) = self.stand_in(one)
+        {
             one.handle.crew.release_lead();
-            if waits && one.handle.crew.has_followers() {
-                one.handle.crew.promote();
-            } else if waits && self.spares.load(Ordering::SeqCst) <= self.shared.parked.len() {
-                self.add_thread();
+            if waits {
+                self.find_leader(one);
             }
         }
-        None
+        if !permits.is_wanted() {
+            return None;
+        }
+        let place = permits.pass_on();
+        watch.wake();
+        place
     }
 
     fn begin_wait(&self) {

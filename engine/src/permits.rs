@@ -159,6 +159,11 @@ impl Permits {
         Some(queue.join(true))
     }
 
+    /// Whether a call of the application waits for one, which no response has come of yet.
+    pub(crate) fn has_waiting_call(&self) -> bool {
+        self.is_wanted() && self.queue().waiters.iter().any(|waiter| !waiter.is_stream)
+    }
+
     /// Has those who wait look for signals.
     pub(crate) fn nudge(&self) {
         self.queue().waiters.iter().for_each(|waiter| waiter.set(Waiting::Nudged));

@@ -460,7 +460,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             return false;
         }
         self.outgoing.turn.blocks_in_turn = 0;
-        self.outgoing.turn.began = None;
+        self.outgoing.turn.began = Some(Guess::now());
         self.outgoing.begin_call();
         true
     }
@@ -529,7 +529,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             host.end_wait();
         }
         self.outgoing.turn.blocks_in_turn = 0;
-        self.outgoing.turn.began = None;
+        self.outgoing.turn.began = Some(Guess::now());
         if wait.paused_call {
             self.outgoing.begin_call();
         }
