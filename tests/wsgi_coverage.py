@@ -261,8 +261,8 @@ COVERAGE = [
     ),
     must(
         LENGTH,
-        "Without Content-Length the body is delimited all the same: by the length of its one block, by chunks in "
-        "HTTP/1.1, by the end of the connection.",
+        "Without Content-Length the body is delimited all the same: by the length of its one block, in HTTP/1.0 of the "
+        "several in a list or a tuple, too; else by chunks in HTTP/1.1, by the end of the connection in HTTP/1.0.",
         "test_pep3333.py::test_one_block_has_its_length",
         "test_http.py::test_keep_alive",
         "test_http.py::test_bodies_of_every_kind",

@@ -244,7 +244,7 @@ impl Wsgi {
             ticket.leave(py);
         }
         let responded = returned.and_then(|iterable| {
-            respond(&mut reply, &iterable).inspect_err(|_| {
+            respond(&mut reply, &iterable, request.minor()).inspect_err(|_| {
                 // What cannot be sent is closed all the same; a stream that has begun closes its iterable itself.
                 if let Err(error) = context.run(py, || close(&iterable)) {
                     self.site.report(py, error);
@@ -338,7 +338,7 @@ impl Wsgi {
 }
 
 /// Sends what `returned` holds, or says what is still to be asked of it.
-fn respond(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Progress<Rest>> {
+fn respond(reply: &mut Reply, returned: &Bound<'_, PyAny>, minor: u8) -> PyResult<Progress<Rest>> {
     // bytes are sent whole, as bjoern 3 does, not byte for byte.
     if let Ok(block) = returned.cast::<PyBytes>() {
         whole(reply, block)?;
@@ -365,8 +365,9 @@ fn respond(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Progress<
     } else {
         return Ok(Progress::More(Rest::of(returned)?));
     };
-    let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
-    start(reply, whole)?;
+    // HTTP/1.0 keeps the connection only where it knows the length. HTTP/1.1 has chunks for several blocks, as in bjoern 3.
+    let len: u64 = blocks.iter().map(|block| block.as_bytes().len() as u64).sum();
+    start(reply, (minor == 0 || len == 0).then_some(len))?;
     blocks.iter().for_each(|block| send(reply, block));
     Ok(Progress::Done)
 }

@@ -189,7 +189,7 @@ pub enum ResponseFraming {
     Length(u64),
     /// The chunked coding.
     Chunked,
-    /// The end of the connection.
+    /// The end of the connection: in HTTP/1.0 alone.
     UntilClose,
 }
 
@@ -224,8 +224,9 @@ pub fn finish_head(
         // An empty answer to HEAD says nothing of the length that GET would have (RFC 9110, section 8.6).
         (_, None, Some(0)) if asked.head => (None, Nothing, may_persist),
         (_, None, Some(whole)) => (Some(whole), Length(whole), may_persist),
-        (_, None, None) if asked.minor >= 1 && asked.peer_persists => (None, Chunked, may_persist),
-        // Nothing tells the end of the body but the connection's; a response to HEAD has no body to end.
+        // Chunked even where the connection ends with the body: else a body that was cut would pass for whole.
+        (_, None, None) if asked.minor >= 1 => (None, Chunked, may_persist),
+        // HTTP/1.0 has only the end of the connection to end the body; a response to HEAD has no body to end.
         (_, None, None) => (None, UntilClose, may_persist && asked.head),
     };
     out.reserve(head.bytes.len() + stamp.date.len() + stamp.server.len() + 96);
@@ -322,7 +323,10 @@ mod tests {
             ("200 OK", &[], GET_11, Some(3), Length(3), true, "Content-Length: 3"),
             ("200 OK", &[], GET_11, None, Chunked, true, "Transfer-Encoding: chunked"),
             ("200 OK", &[], draining, None, Chunked, false, "Transfer-Encoding: chunked"),
-            ("200 OK", &[], close_11, None, UntilClose, false, ""),
+            ("200 OK", &[], close_11, None, Chunked, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[("Connection", "close")], GET_11, None, Chunked, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[], Asked { head: true, ..close_11 }, None, Nothing, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[], Asked { minor: 0, ..draining }, None, UntilClose, false, ""),
             ("200 OK", &[], keep_10, None, UntilClose, false, ""),
             ("200 OK", length, keep_10, None, Length(5), true, "Content-Length: 5"),
             ("200 OK", length, get_10, None, Length(5), false, "Content-Length: 5"),
