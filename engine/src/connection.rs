@@ -917,7 +917,8 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
                 Told::Nothing(_) => self.peer,
             };
             log.begin(&mut record, client, told);
-            let answered = Answered { status: code_of(reject.status()), bytes, took: Duration::ZERO };
+            let status = code_of(reject.status());
+            let answered = Answered { status, reason: Some(reject), bytes, took: Duration::ZERO };
             log.end(&mut record, answered);
             outgoing.spare_record = Some(record);
         }
@@ -969,7 +970,7 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             turn.counters.took(took);
         }
         if let Some(log) = turn.log
-            && log.end(&mut record, Answered { status, bytes, took })
+            && log.end(&mut record, Answered { status, reason: None, bytes, took })
         {
             turn.write_log();
         }
