@@ -149,11 +149,6 @@ impl ResponseHead {
     pub fn status(&self) -> u16 {
         self.status
     }
-
-    /// The application's `Content-Length`.
-    pub fn content_length(&self) -> Option<u64> {
-        self.content_length
-    }
 }
 
 enum Role {
@@ -391,6 +386,44 @@ mod tests {
         let (wire, framing, persists) = finish("200 OK", &fields, GET_11, Some(2));
         assert_eq!(wire, "HTTP/1.1 200 OK\r\nX: y\r\nDate: d\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
         assert_eq!((framing, persists), (ResponseFraming::Length(2), false));
+    }
+
+    #[test]
+    fn a_field_is_plain_whose_name_is_only_as_long_as_one_that_is_not() {
+        for name in [
+            "XY",
+            "Vary",
+            "ETag",
+            "Cookie",
+            "Refresh",
+            "Set-Cookie",
+            "Accept-Charset",
+            "Accept-Language-",
+            "X-Forwarded-Proto",
+        ] {
+            let stamp = Stamp { date: b"Date: d\r\n".to_vec(), server: b"Server: s\r\n".to_vec() };
+            let mut out = Vec::new();
+            let head = head("200 OK", &[(name, "5, close")]).unwrap_or_else(|bad| panic!("{bad}"));
+            let finished = finish_head(&head, GET_11, None, &stamp, &mut out);
+            assert_eq!(finished, (ResponseFraming::Chunked, true), "{name}");
+            let wire = String::from_utf8_lossy(&out);
+            let lines =
+                format!("HTTP/1.1 200 OK\r\n{name}: 5, close\r\nDate: d\r\nServer: s\r\nConnection: Keep-Alive\r\n");
+            assert!(wire.starts_with(&lines), "{wire}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_given_twice_is_sent_once() {
+        for second in ["5", " 5\t", "005"] {
+            let fields = [("Content-Length", "5"), ("content-length", second), ("CONTENT-LENGTH", "5")];
+            let (wire, framing, persists) = finish("200 OK", &fields, GET_11, None);
+            assert_eq!((framing, persists), (ResponseFraming::Length(5), true));
+            assert_eq!(
+                wire, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: d\r\nConnection: Keep-Alive\r\n\r\n",
+                "{second:?}"
+            );
+        }
     }
 
     #[test]
