@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import select
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Observer, Serve
 from wire import Client, message
-from wsgi_coverage import COVERAGE, VARIABLES, cited, document, functions_of
+from wsgi_coverage import COVERAGE, LEFT_OUT, VARIABLES, cited, document, functions_of
 
 PEP, OBSERVED = "apps.pep3333:app", "apps.observed:app"
 TESTS = Path(__file__).parent
@@ -51,6 +52,15 @@ def test_the_variables_are_those_of_the_document(shared: Serve) -> None:
     fields = ["X-Field: a", "Content-Type: text/plain"]
     report = shared("apps.echo:raw").ask("POST", "/?a", *fields, body=b"hello").json()
     assert sorted(report["types"]) == sorted({"HTTP_X_FIELD" if "…" in name else name for name in VARIABLES} | SENT)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_the_document_leaves_out_is_in_no_environ(shared: Serve, chunked: bool) -> None:
+    sent = ["Proxy: http://evil.example", "Content-Type: text/plain", "X_Field: a"]
+    body: dict[str, Any] = {"chunks": [b"hel", b"lo"]} if chunked else {"body": b"hello"}
+    report = shared("apps.echo:raw").ask("POST", "/", *sent, **body).json()
+    assert (report["body"], report["environ"]["CONTENT_LENGTH"]) == ("hello", "5")
+    assert not {*LEFT_OUT, "HTTP_X_FIELD"} & report["environ"].keys()
 
 
 SENT = {"HTTP_HOST", "HTTP_CONNECTION"}  # fields that the client of these tests sends of its own

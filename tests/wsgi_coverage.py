@@ -52,6 +52,15 @@ VARIABLES = {
     "wsgi.file_wrapper": "`FileWrapper(file, blocksize)`",
 }
 
+# What other servers or the rule for fields would have, and no environ holds. A test sends the fields.
+LEFT_OUT = {
+    "HTTP_TRANSFER_ENCODING": "the server has decoded the body, whose length is `CONTENT_LENGTH`; an application that "
+    "saw `chunked` would decode it again",
+    "HTTP_CONTENT_LENGTH": "it is `CONTENT_LENGTH`",
+    "HTTP_CONTENT_TYPE": "it is `CONTENT_TYPE`",
+    "HTTP_PROXY": "CGI programs take it for the proxy that they should use (CVE-2016-5385)",
+}
+
 APPLICATION = "Specification Details"
 ENVIRON = "environ Variables"
 STREAMS = "Input and Error Streams"
@@ -146,6 +155,7 @@ COVERAGE = [
         "Other CGI variables that apply are given too, and the server documents which: see Variables.",
         "test_wsgi.py::test_environ_addresses",
         "test_pep3333.py::test_the_variables_are_those_of_the_document",
+        "test_pep3333.py::test_what_the_document_leaves_out_is_in_no_environ",
     ),
     must(
         STREAMS,
@@ -433,6 +443,8 @@ def document() -> str:
         "|---|---|",
     ]
     lines += [f"| `{name}` | {value} |" for name, value in VARIABLES.items()]
+    lines += ["\nWhat no environ holds:\n", "| variable | why |", "|---|---|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in LEFT_OUT.items()]
     return "\n".join([*lines, ""])
 
 
