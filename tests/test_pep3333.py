@@ -88,6 +88,12 @@ def test_the_url_can_be_put_together(shared: Serve, target: str, host: str | Non
     assert answer.decode() == url.format(*server.inet)
 
 
+def test_the_url_of_a_server_on_ipv6(serve: Serve) -> None:
+    """An address stands in brackets in SERVER_NAME, as in a URL (RFC 3875 section 4.1.14)."""
+    server = serve(PEP, host="::1")
+    assert server.ask("GET", "/url", host=None, version="1.0").body == f"http://[::1]:{server.inet[1]}/url".encode()
+
+
 def test_server_name_and_port_on_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     """Never empty; the application itself checks it."""
     server = serve(PEP, host=f"unix:{tmp_path}/s")

@@ -93,13 +93,13 @@ def test_environ_of_http_1_0(shared: Serve) -> None:
     assert (environ["SERVER_PROTOCOL"], "HTTP_HOST" in environ) == ("HTTP/1.0", False)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_environ_addresses(serve: Serve, host: str) -> None:
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_environ_addresses(serve: Serve, host: str, name: str) -> None:
     server = serve("apps.echo:app", host=host)
     with server.connect() as client:
         environ = client.ask().json()["environ"]
         assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == (host, str(client.sock.getsockname()[1]))
-        assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (host, str(server.inet[1]))
+        assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, str(server.inet[1]))
         assert environ["SERVER_SOFTWARE"].startswith("bjoern/")
 
 

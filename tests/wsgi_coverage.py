@@ -34,7 +34,7 @@ VARIABLES = {
     "REQUEST_URI": "the same, by the name that uWSGI gave it",
     "CONTENT_TYPE": "where the request has it",
     "CONTENT_LENGTH": "the number of bytes of the body, also of a chunked one; absent where neither is said",
-    "SERVER_NAME": "the address that the listening socket has; `localhost` on a unix socket",
+    "SERVER_NAME": "the address that the listening socket has, IPv6 in brackets; `localhost` on a unix socket",
     "SERVER_PORT": "its port; `80` on a unix socket",
     "SERVER_PROTOCOL": "`HTTP/1.0` or `HTTP/1.1`",
     "SERVER_SOFTWARE": "`bjoern/` and the version",
@@ -142,6 +142,7 @@ COVERAGE = [
         ENVIRON,
         "SERVER_NAME and SERVER_PORT are there and never empty.",
         "test_wsgi.py::test_environ_addresses",
+        "test_pep3333.py::test_the_url_of_a_server_on_ipv6",
         "test_pep3333.py::test_server_name_and_port_on_a_unix_socket",
     ),
     must(
@@ -378,6 +379,7 @@ COVERAGE = [
         URL,
         "The URL can be put together from the environ, with and without a Host.",
         "test_pep3333.py::test_the_url_can_be_put_together",
+        "test_pep3333.py::test_the_url_of_a_server_on_ipv6",
     ),
     must(
         FILES,

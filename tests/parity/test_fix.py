@@ -516,7 +516,7 @@ SCRIPTS = [
         + "sock.setblocking(False)\n"
         + "PORT = sock.getsockname()[1]\n"
         + "serving(sock)",
-        "['::1', '::1', True]",
+        "['::1', '[::1]', True]",
         "['0.0.0.0', '', '']",
     ),
     Script(
