@@ -86,6 +86,48 @@ def test_what_a_peer_sends_is_json_all_the_same(tmp_path: Path) -> None:
     assert (refused["target"], refused["method"], refused["status"]) == ("\x16\x03\x01 no request", None, 400)
 
 
+REFUSED = [
+    (b"GET / HTTP/1.1\r\n\r\n", 400, "missing_host"),
+    (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "bad_host"),
+    (b"GET /#a HTTP/1.1\r\nHost: t\r\n\r\n", 400, "fragment_in_target"),
+    (b"\x16\x03\x01 no request\r\n\r\n", 400, "bad_method"),
+    (b"GET / HTTP/1.1\r\nHost: t\r\nForwarded: x\r\n\r\n", 400, "bad_forwarded"),
+    (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n", 413, "body_too_large"),
+    (b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n", 413, "body_too_large"),
+    (b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400, "bad_chunk_size"),
+    (b"GET https://t/ HTTP/1.1\r\nHost: t\r\n\r\n", 421, "misdirected"),
+    (b"GET / HTTP/2.0\r\nHost: t\r\n\r\n", 505, "version_not_supported"),
+]
+
+
+@pytest.mark.parametrize("log_format", ["%(s)s %(reason)s", "json"])
+def test_why_requests_were_refused(tmp_path: Path, log_format: str) -> None:
+    log = tmp_path / "access.log"
+    with serving(access_log=str(log), access_log_format=log_format, max_body=10, forwarded_allow_ips="127.0.0.1") as (
+        _,
+        port,
+    ):
+        for wire, status, _ in [*REFUSED, (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", 200, "")]:
+            with connect(port) as client:
+                client.sendall(wire)
+                assert answer(client).startswith(b"HTTP/1.1 %d " % status)
+        found = lines(log, len(REFUSED) + 1)
+    if log_format == "json":
+        reasons: list[str | None] = [*(reason for _, _, reason in REFUSED), None]
+        assert [json.loads(line)["reason"] for line in found] == reasons
+    else:
+        assert found == [*(f"{status} {reason}" for _, status, reason in REFUSED), "200 -"]
+
+
+def test_what_the_application_answers_is_no_refusal(serve: Serve, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    server = serve("apps.broken:app", access_log=str(log), access_log_format="%(s)s %(reason)s")
+    assert server.ask("GET", "/before").status == 500
+    assert server.ask("GET", "/nowhere").status == 404
+    server.wait_stderr("on purpose")
+    assert lines(log, 2) == ["500 -", "404 -"]
+
+
 def test_pipelined_requests_are_written_with_one_call() -> None:
     """Standard output is a socket that keeps writes apart."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

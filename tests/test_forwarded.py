@@ -64,8 +64,8 @@ def shown(environ: dict[str, Any]) -> tuple[str, ...]:
         (["X-Forwarded-Proto: http"], (LOCAL, "peer", "http", "test", "server", "80")),
         (["X-Forwarded-Host: a.example"], (LOCAL, "peer", "http", "a.example", "a.example", "80")),
         (["X-Forwarded-Host: a.example:81"], (LOCAL, "peer", "http", "a.example:81", "a.example", "81")),
-        (["X-Forwarded-Host: [2001:db8::1]:81"], (LOCAL, "peer", "http", "[2001:db8::1]:81", "2001:db8::1", "81")),
-        (["X-Forwarded-Host: [2001:db8::1]"], (LOCAL, "peer", "http", "[2001:db8::1]", "2001:db8::1", "80")),
+        (["X-Forwarded-Host: [2001:db8::1]:81"], (LOCAL, "peer", "http", "[2001:db8::1]:81", "[2001:db8::1]", "81")),
+        (["X-Forwarded-Host: [2001:db8::1]"], (LOCAL, "peer", "http", "[2001:db8::1]", "[2001:db8::1]", "80")),
         (["X-Forwarded-Port: 81"], (LOCAL, "peer", "http", "test", "server", "81")),
         # The host is as the client wrote it: the proxy's port may be another than that of the URL.
         (

@@ -32,6 +32,7 @@ def expect_refused(server: ServerProcess, wire: bytes, *statuses: int) -> Respon
     ("minor", "error", "length", "asked", "chunks", "kept"),
     [
         # HTTP/1.0 keeps a connection only where the client asks for it and the length is known. It knows no chunks.
+        # The length of a list is known, which the test adds.
         (0, 0, 0, 0, 0, 0),
         (0, 0, 0, 1, 0, 0),
         (0, 0, 1, 0, 0, 0),
@@ -40,8 +41,8 @@ def expect_refused(server: ServerProcess, wire: bytes, *statuses: int) -> Respon
         (0, 1, 0, 1, 0, 0),
         (0, 1, 1, 0, 0, 0),
         (0, 1, 1, 1, 0, 0),
-        # HTTP/1.1 keeps it unless the client says close. Chunks, where the length is not known and it is kept.
-        (1, 0, 0, 0, 0, 0),
+        # HTTP/1.1 keeps it unless the client says close. Chunks, where the length is not known.
+        (1, 0, 0, 0, 1, 0),
         (1, 0, 0, 1, 1, 1),
         (1, 0, 1, 0, 0, 0),
         (1, 0, 1, 1, 0, 1),
@@ -51,13 +52,17 @@ def expect_refused(server: ServerProcess, wire: bytes, *statuses: int) -> Respon
         (1, 1, 1, 1, 0, 0),
     ],
 )
-@pytest.mark.parametrize("raises", ["before", "after"])
+@pytest.mark.parametrize(
+    ("raises", "kind"), [("before", "bare_list"), ("after", "bare_tuple"), ("before", "generator")]
+)
 def test_keep_alive(
-    shared: Serve, raises: str, minor: int, error: int, length: int, asked: int, chunks: int, kept: int
+    shared: Serve, raises: str, kind: str, minor: int, error: int, length: int, asked: int, chunks: int, kept: int
 ) -> None:
     server = shared(BROKEN if error else BLOCKS)
     field = {(0, 1): ["Connection: Keep-Alive"], (1, 0): ["Connection: close"]}.get((minor, asked), [])
-    target = f"/{raises}" if error else f"/with_empty?block=1000&length={length or ''}"
+    target = f"/{raises}" if error else f"/{kind}?length={length or ''}"
+    has_length = bool(length or (minor == 0 and kind != "generator"))
+    kept = kept or int(minor == 0 and has_length and bool(asked) and not error)
     with server.connect() as client:
         for _ in range(3 if kept else 1):
             response = client.ask("GET", target, *field, version=f"1.{minor}")
@@ -65,7 +70,8 @@ def test_keep_alive(
                 response.check_error(500)
             else:
                 assert (response.status, response.body) == (200, pattern(1000))
-            assert (response.framing == "chunked") == bool(chunks)
+                framing = "chunked" if chunks else "length" if has_length else "close"
+                assert (response.framing, response.get("Transfer-Encoding") is None) == (framing, not chunks)
             assert response.closes == (not kept)
         if kept:
             client.half_close()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import select
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Observer, Serve
 from wire import Client, message
-from wsgi_coverage import COVERAGE, VARIABLES, cited, document, functions_of
+from wsgi_coverage import COVERAGE, LEFT_OUT, VARIABLES, cited, document, functions_of
 
 PEP, OBSERVED = "apps.pep3333:app", "apps.observed:app"
 TESTS = Path(__file__).parent
@@ -53,6 +54,15 @@ def test_the_variables_are_those_of_the_document(shared: Serve) -> None:
     assert sorted(report["types"]) == sorted({"HTTP_X_FIELD" if "…" in name else name for name in VARIABLES} | SENT)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_the_document_leaves_out_is_in_no_environ(shared: Serve, chunked: bool) -> None:
+    sent = ["Proxy: http://evil.example", "Content-Type: text/plain", "X_Field: a"]
+    body: dict[str, Any] = {"chunks": [b"hel", b"lo"]} if chunked else {"body": b"hello"}
+    report = shared("apps.echo:raw").ask("POST", "/", *sent, **body).json()
+    assert (report["body"], report["environ"]["CONTENT_LENGTH"]) == ("hello", "5")
+    assert not {*LEFT_OUT, "HTTP_X_FIELD"} & report["environ"].keys()
+
+
 SENT = {"HTTP_HOST", "HTTP_CONNECTION"}  # fields that the client of these tests sends of its own
 
 
@@ -76,6 +86,12 @@ def test_the_url_can_be_put_together(shared: Serve, target: str, host: str | Non
     server = shared(PEP)
     answer = server.ask("GET", target, host=host, version=version).body
     assert answer.decode() == url.format(*server.inet)
+
+
+def test_the_url_of_a_server_on_ipv6(serve: Serve) -> None:
+    """An address stands in brackets in SERVER_NAME, as in a URL (RFC 3875 section 4.1.14)."""
+    server = serve(PEP, host="::1")
+    assert server.ask("GET", "/url", host=None, version="1.0").body == f"http://[::1]:{server.inet[1]}/url".encode()
 
 
 def test_server_name_and_port_on_a_unix_socket(serve: Serve, tmp_path: Path) -> None:

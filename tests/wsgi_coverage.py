@@ -34,7 +34,7 @@ VARIABLES = {
     "REQUEST_URI": "the same, by the name that uWSGI gave it",
     "CONTENT_TYPE": "where the request has it",
     "CONTENT_LENGTH": "the number of bytes of the body, also of a chunked one; absent where neither is said",
-    "SERVER_NAME": "the address that the listening socket has; `localhost` on a unix socket",
+    "SERVER_NAME": "the address that the listening socket has, IPv6 in brackets; `localhost` on a unix socket",
     "SERVER_PORT": "its port; `80` on a unix socket",
     "SERVER_PROTOCOL": "`HTTP/1.0` or `HTTP/1.1`",
     "SERVER_SOFTWARE": "`bjoern/` and the version",
@@ -50,6 +50,15 @@ VARIABLES = {
     "wsgi.multiprocess": "`True`: the socket may be shared with other processes",
     "wsgi.run_once": "`False`",
     "wsgi.file_wrapper": "`FileWrapper(file, blocksize)`",
+}
+
+# What other servers or the rule for fields would have, and no environ holds. A test sends the fields.
+LEFT_OUT = {
+    "HTTP_TRANSFER_ENCODING": "the server has decoded the body, whose length is `CONTENT_LENGTH`; an application that "
+    "saw `chunked` would decode it again",
+    "HTTP_CONTENT_LENGTH": "it is `CONTENT_LENGTH`",
+    "HTTP_CONTENT_TYPE": "it is `CONTENT_TYPE`",
+    "HTTP_PROXY": "CGI programs take it for the proxy that they should use (CVE-2016-5385)",
 }
 
 APPLICATION = "Specification Details"
@@ -133,6 +142,7 @@ COVERAGE = [
         ENVIRON,
         "SERVER_NAME and SERVER_PORT are there and never empty.",
         "test_wsgi.py::test_environ_addresses",
+        "test_pep3333.py::test_the_url_of_a_server_on_ipv6",
         "test_pep3333.py::test_server_name_and_port_on_a_unix_socket",
     ),
     must(
@@ -146,6 +156,7 @@ COVERAGE = [
         "Other CGI variables that apply are given too, and the server documents which: see Variables.",
         "test_wsgi.py::test_environ_addresses",
         "test_pep3333.py::test_the_variables_are_those_of_the_document",
+        "test_pep3333.py::test_what_the_document_leaves_out_is_in_no_environ",
     ),
     must(
         STREAMS,
@@ -261,8 +272,8 @@ COVERAGE = [
     ),
     must(
         LENGTH,
-        "Without Content-Length the body is delimited all the same: by the length of its one block, by chunks in "
-        "HTTP/1.1, by the end of the connection.",
+        "Without Content-Length the body is delimited all the same: by the length of its one block, in HTTP/1.0 of the "
+        "several in a list or a tuple, too; else by chunks in HTTP/1.1, by the end of the connection in HTTP/1.0.",
         "test_pep3333.py::test_one_block_has_its_length",
         "test_http.py::test_keep_alive",
         "test_http.py::test_bodies_of_every_kind",
@@ -368,6 +379,7 @@ COVERAGE = [
         URL,
         "The URL can be put together from the environ, with and without a Host.",
         "test_pep3333.py::test_the_url_can_be_put_together",
+        "test_pep3333.py::test_the_url_of_a_server_on_ipv6",
     ),
     must(
         FILES,
@@ -433,6 +445,8 @@ def document() -> str:
         "|---|---|",
     ]
     lines += [f"| `{name}` | {value} |" for name, value in VARIABLES.items()]
+    lines += ["\nWhat no environ holds:\n", "| variable | why |", "|---|---|"]
+    lines += [f"| `{name}` | {reason} |" for name, reason in LEFT_OUT.items()]
     return "\n".join([*lines, ""])
 
 

@@ -243,7 +243,7 @@ fn template<'py>(
     environ.set_item(intern!(py, "REMOTE_PORT"), "")?;
     // Neither may be empty (PEP 3333); a Unix socket has no better name.
     let (name, port) = match address {
-        Some(address) => (address.ip().to_canonical().to_string(), address.port()),
+        Some(address) => (server_name(address.ip().to_canonical()), address.port()),
         None => ("localhost".to_owned(), 80),
     };
     environ.set_item(intern!(py, "SERVER_NAME"), name)?;
@@ -274,7 +274,6 @@ fn set_origin(py: Python<'_>, environ: &Bound<'_, PyDict>, origin: &Origin<'_>) 
     let default_port = scheme.unwrap_or(Scheme::Http).port();
     if let Some(host) = host {
         let (name, _) = split_port(host);
-        let name = name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")).unwrap_or(name);
         environ.set_item(intern!(py, "SERVER_NAME"), latin1(py, name)?)?;
         environ.set_item(intern!(py, "HTTP_HOST"), latin1(py, host)?)?;
     }
@@ -292,7 +291,15 @@ fn set_origin(py: Python<'_>, environ: &Bound<'_, PyDict>, origin: &Origin<'_>) 
     Ok(())
 }
 
-/// The name in a `Host`, and the port behind it, where there is one.
+/// An address as `SERVER_NAME` and URLs have it: IPv6 in brackets (RFC 3875, section 4.1.14).
+fn server_name(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// The name in a `Host`, brackets of IPv6 included, and the port behind it, where there is one.
 fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     match host.iter().rposition(|byte| !byte.is_ascii_digit()) {
         Some(colon) if host[colon] == b':' => {

@@ -57,8 +57,10 @@ pub fn whole(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Given> 
     } else {
         return Ok(Given::Nothing);
     };
-    let whole = blocks.iter().all(|block| block.as_bytes().is_empty()).then_some(0);
-    start(reply, whole)?;
+    // HTTP/1.0 keeps the connection only where it knows the length. HTTP/1.1 has chunks for several blocks, as in bjoern 3.
+    let len: u64 = blocks.iter().map(|block| block.as_bytes().len() as u64).sum();
+    let is_told = reply.minor() == 0 || len == 0;
+    start(reply, is_told.then_some(len))?;
     blocks.iter().for_each(|block| send(reply, block));
     Ok(Given::NeedsNoClose)
 }

@@ -589,7 +589,8 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                 Told::Nothing(_) => self.peer,
             };
             log.begin(&mut outgoing.record, client, told);
-            let answered = Answered { status: code_of(reject.status()), bytes, took: Duration::ZERO };
+            let status = code_of(reject.status());
+            let answered = Answered { status, reason: Some(reject), bytes, took: Duration::ZERO };
             log.end(&mut outgoing.record, answered);
         }
         self.inbox = Vec::new();
@@ -710,7 +711,7 @@ fn note_end<S: Socket, A: App<S>>(reply: &mut Reply<S, A::Block>, cx: &ServeCont
         cx.counters.took(took);
     }
     if let Some(log) = cx.log
-        && log.end(record, Answered { status, bytes, took })
+        && log.end(record, Answered { status, reason: None, bytes, took })
     {
         cx.write_log();
     }

@@ -236,6 +236,11 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         self.outgoing.response.started
     }
 
+    /// The minor version of HTTP/1 that the client speaks.
+    pub fn minor(&self) -> u8 {
+        self.outgoing.response.asked.minor
+    }
+
     /// Bytes that `Content-Length` announced and the application has not given yet.
     pub fn missing(&self) -> u64 {
         match self.outgoing.response.framing {

@@ -66,6 +66,8 @@ VALID: dict[str, Callable[[Environ], Iterable[bytes]]] = {
 }
 UNCHECKED: dict[str, Callable[[Environ], Any]] = {  # the validator wraps or refuses what these return
     "bytes": lambda environ: b"".join(pieces(environ)),
+    "bare_list": lambda environ: [b"", *pieces(environ), b""],
+    "bare_tuple": lambda environ: tuple(pieces(environ)),
     "bare_generator": generator,
     "sequence": lambda environ: Sequence(pieces(environ)),
     "wrapped_file": lambda environ: environ["wsgi.file_wrapper"](opened(environ)),

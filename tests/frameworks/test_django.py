@@ -40,6 +40,15 @@ def submit(browser: requests.Session, url: str, data: dict[str, str], **options:
     return browser.post(url, {**data, "csrfmiddlewaretoken": token[1]}, timeout=GUARD, **options)  # type: ignore[arg-type]
 
 
+def test_a_server_on_ipv6_needs_no_host(serve: Serve) -> None:
+    """Django takes SERVER_NAME for it, and answers 400 to an address without brackets."""
+    server = serve("frameworks.sites.django_site:app", host="::1")
+    for path in ("/hello/you", "/hello/you?a=b"):
+        assert server.ask("GET", path, host=None, version="1.0").status == 200
+    away = server.ask("GET", "/admin/", host=None, version="1.0")
+    assert (away.status, away.get("Location")) == (302, "/admin/login/?next=/admin/")
+
+
 def test_admin(site: ServerProcess, browser: requests.Session) -> None:
     """Logs in, adds a group, finds it, deletes it, logs out."""
     denied = browser.get(site.url("/admin/auth/group/"), timeout=GUARD)

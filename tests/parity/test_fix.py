@@ -323,6 +323,30 @@ CHANGED = [
     ),
     both(
         "1.4",
+        "list of several blocks in HTTP/1.0",
+        message("GET", "/two", version="1.0"),
+        Closes(response("200 OK", CLOSE, body=b"onetwo, too")),
+        Closes(response("200 OK", "Content-Length: 11", CLOSE, body=b"onetwo, too")),
+        "Its length is known. In HTTP/1.1 it is chunked as ever.",
+    ),
+    both(
+        "1.4",
+        "list of several blocks in HTTP/1.0, keep-alive",
+        message("GET", "/two", "Connection: keep-alive", version="1.0"),
+        Closes(response("200 OK", CLOSE, body=b"onetwo, too")),
+        Stays(response("200 OK", "Content-Length: 11", KEPT, body=b"onetwo, too")),
+        "Its length is known, so the connection can be kept.",
+    ),
+    both(
+        "1.4",
+        "several blocks, and the client closes",
+        message("GET", "/two", CLOSE),
+        Closes(response("200 OK", CLOSE, body=b"onetwo, too")),
+        Closes(response("200 OK", CLOSE, "Transfer-Encoding: chunked", body=chunked(b"one", b"two, too"))),
+        "A client sees whether it has the whole (RFC 9112 sections 6.3 and 7.1).",
+    ),
+    both(
+        "1.4",
         "digits of a chunk's size",
         message("GET", "/large_block"),
         Stays(response("200 OK", *CODED, body=b"1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n")),
@@ -492,7 +516,7 @@ SCRIPTS = [
         + "sock.setblocking(False)\n"
         + "PORT = sock.getsockname()[1]\n"
         + "serving(sock)",
-        "['::1', '::1', True]",
+        "['::1', '[::1]', True]",
         "['0.0.0.0', '', '']",
     ),
     Script(

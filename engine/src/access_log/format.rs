@@ -18,6 +18,7 @@ const JSON: &[(&str, What)] = &[
     ("target", What::Target),
     ("protocol", What::Protocol),
     ("status", What::Status),
+    ("reason", What::Reason),
     ("bytes", What::Bytes { dash: false }),
     ("seconds", What::Took(Unit::DecimalSeconds)),
     ("host", What::RequestField(Name::Known("host"))),
@@ -74,6 +75,7 @@ pub(super) enum What {
     Query,
     Protocol,
     Status,
+    Reason,
     Bytes { dash: bool },
     Took(Unit),
     Pid { in_angles: bool },
@@ -84,7 +86,7 @@ pub(super) enum What {
 impl What {
     /// Whether only the answer tells it.
     pub(super) fn is_known_later(&self) -> bool {
-        matches!(self, What::Status | What::Bytes { .. } | What::Took(_) | What::ResponseField(_))
+        matches!(self, What::Status | What::Reason | What::Bytes { .. } | What::Took(_) | What::ResponseField(_))
     }
 }
 
@@ -190,6 +192,7 @@ fn atom_called(name: &str) -> Result<What, BadFormat> {
         "q" => What::Query,
         "H" => What::Protocol,
         "s" => What::Status,
+        "reason" => What::Reason,
         "B" => What::Bytes { dash: false },
         "b" => What::Bytes { dash: true },
         "f" => What::RequestField(Name::Known("referer")),
@@ -200,7 +203,7 @@ fn atom_called(name: &str) -> Result<What, BadFormat> {
         "L" => What::Took(Unit::DecimalSeconds),
         "p" => What::Pid { in_angles: true },
         _ => {
-            let known = "h l u t r m U q H s B b f a T M D L p, {field}i of a request, {field}o of its response";
+            let known = "h l u t r m U q H s reason B b f a T M D L p, {field}i of a request, {field}o of its response";
             return Err(BadFormat(format!("%({name})s is no atom; there are {known}")));
         }
     })

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::format::{LogFormat, Part, Unit, What};
-use crate::http1::bytes;
+use crate::http1::{Reject, bytes};
 use crate::io::Peer;
 use crate::request::Request;
 
@@ -62,6 +62,8 @@ impl Record {
 pub(crate) struct Answered {
     /// 0: nothing was.
     pub(crate) status: u16,
+    /// Why the server refused the request; nothing where the application was called.
+    pub(crate) reason: Option<Reject>,
     pub(crate) bytes: u64,
     pub(crate) took: Duration,
 }
@@ -156,10 +158,11 @@ impl Renderer {
     }
 
     fn note_answered(&self, out: &mut Vec<u8>, what: &What, head: &[u8], answered: Answered) {
-        let Answered { status, bytes, took } = answered;
+        let Answered { status, reason, bytes, took } = answered;
         match what {
             What::Status if status == 0 => self.text(out, None),
             What::Status => push(out, format_args!("{status}")),
+            What::Reason => self.text(out, reason.map(|reason| reason.label().as_bytes())),
             What::Bytes { dash: true } if bytes == 0 => out.push(b'-'),
             What::Bytes { .. } => push(out, format_args!("{bytes}")),
             What::Took(Unit::Seconds) => push(out, format_args!("{}", took.as_secs())),

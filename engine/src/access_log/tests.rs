@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::line::{SHOWN_BYTES, escape, escape_json};
 use super::*;
-use crate::http1::Limits;
 use crate::http1::head::{Head, Scan};
+use crate::http1::{Limits, Reject};
 use crate::request::{Body, Request};
 
 const REQUEST: &str = "GET /a%20b?q=1&r=2 HTTP/1.1\r\n\
@@ -22,7 +22,7 @@ const REQUEST: &str = "GET /a%20b?q=1&r=2 HTTP/1.1\r\n\
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nServer: s \"1\"\r\nset-cookie: a\r\nSet-Cookie: b\r\n\r\n";
 
-const ANSWERED: Answered = Answered { status: 200, bytes: 13, took: Duration::from_micros(2_034_056) };
+const ANSWERED: Answered = Answered { status: 200, reason: None, bytes: 13, took: Duration::from_micros(2_034_056) };
 
 fn log(format: &str) -> AccessLog {
     let nowhere = Sink::new(File::options().append(true).open("/dev/null").unwrap()).unwrap();
@@ -83,6 +83,7 @@ fn each_atom() {
         ("%(q)s", "q=1&r=2"),
         ("%(H)s", "HTTP/1.1"),
         ("%(s)s", "200"),
+        ("%(reason)s", "-"),
         ("%(B)s", "13"),
         ("%(b)s", "13"),
         ("%(f)s", "http://r/"),
@@ -113,7 +114,7 @@ fn formats_with_names() {
     assert_eq!(line("combined"), format!(r#"{common} "http://r/" "A \"B\" \\C""#));
     let json = [
         r#"{"time": "2000-10-10T13:55:36Z", "remote": "192.0.2.1", "user": "brian", "method": "GET", "#,
-        r#""target": "/a%20b?q=1&r=2", "protocol": "HTTP/1.1", "status": 200, "bytes": 13, "seconds": 2.034056, "#,
+        r#""target": "/a%20b?q=1&r=2", "protocol": "HTTP/1.1", "status": 200, "reason": null, "bytes": 13, "seconds": 2.034056, "#,
         r#""host": "h", "referer": "http://r/", "user_agent": "A \"B\" \\C", "pid": 42}"#,
     ];
     assert_eq!(line("json"), json.concat());
@@ -129,16 +130,22 @@ fn what_was_no_request_is_shown_as_far_as_a_line_goes() {
         (b"", r#""-" 400 -"#, r#""target": null"#),
         (long.as_bytes(), &format!(r#""{cut}" 400 -"#), &format!(r#""target": "{cut}""#)),
     ];
-    let answered = Answered { status: 400, bytes: 0, took: Duration::ZERO };
+    let answered = Answered { status: 400, reason: Some(Reject::BadMethod), bytes: 0, took: Duration::ZERO };
     for (bytes, text, json) in table {
         let common = line_of(&log("common"), bytes, Peer::default(), answered);
         assert_eq!(common, format!("- - - [10/Oct/2000:13:55:36 +0000] {text}\n"));
         let line = line_of(&log("json"), bytes, Peer::default(), answered);
         assert!(line.contains(json) && line.contains(r#""remote": null, "user": null, "method": null"#), "{line}");
     }
-    let given_up = Answered { status: 0, ..answered };
+    assert_eq!(line_of(&log("%(reason)s"), b"", Peer::default(), answered), "bad_method\n");
+    assert!(
+        line_of(&log("json"), b"", Peer::default(), answered).contains(r#""status": 400, "reason": "bad_method", "#)
+    );
+    let given_up = Answered { status: 0, reason: None, ..answered };
     assert_eq!(line_of(&log("%(s)s"), b"", Peer::default(), given_up), "-\n");
-    assert!(line_of(&log("json"), b"", Peer::default(), given_up).contains(r#""status": null, "bytes": 0"#));
+    assert!(
+        line_of(&log("json"), b"", Peer::default(), given_up).contains(r#""status": null, "reason": null, "bytes": 0"#)
+    );
 }
 
 #[test]

@@ -211,6 +211,23 @@ mod tests {
         assert!(!is_name(b""));
     }
 
+    /// Eight bytes are looked at in one word, where one must not make up for another.
+    #[test]
+    fn names_agree_with_the_table_for_every_two_bytes_in_eight() {
+        for first in 0..=255u8 {
+            for second in 0..=255u8 {
+                let want = is_token(first) && is_token(second);
+                for (one, other) in [(0, 1), (0, 7), (3, 4), (6, 7)] {
+                    let mut text = *b"abcdefgh";
+                    (text[one], text[other]) = (first, second);
+                    assert_eq!(is_name(&text), want, "{first} at {one}, {second} at {other}");
+                }
+                let alternate = [first, second].repeat(4);
+                assert_eq!(is_name(&alternate), want, "{first} and {second} in turn");
+            }
+        }
+    }
+
     #[test]
     fn value_end_agrees_with_the_table_for_every_byte_at_every_position() {
         for byte in 0..=255u8 {

@@ -149,11 +149,6 @@ impl ResponseHead {
     pub fn status(&self) -> u16 {
         self.status
     }
-
-    /// The application's `Content-Length`.
-    pub fn content_length(&self) -> Option<u64> {
-        self.content_length
-    }
 }
 
 enum Role {
@@ -189,7 +184,7 @@ pub enum ResponseFraming {
     Length(u64),
     /// The chunked coding.
     Chunked,
-    /// The end of the connection.
+    /// The end of the connection: in HTTP/1.0 alone.
     UntilClose,
 }
 
@@ -224,8 +219,9 @@ pub fn finish_head(
         // An empty answer to HEAD says nothing of the length that GET would have (RFC 9110, section 8.6).
         (_, None, Some(0)) if asked.head => (None, Nothing, may_persist),
         (_, None, Some(whole)) => (Some(whole), Length(whole), may_persist),
-        (_, None, None) if asked.minor >= 1 && asked.peer_persists => (None, Chunked, may_persist),
-        // Nothing tells the end of the body but the connection's; a response to HEAD has no body to end.
+        // Chunked even where the connection ends with the body: else a body that was cut would pass for whole.
+        (_, None, None) if asked.minor >= 1 => (None, Chunked, may_persist),
+        // HTTP/1.0 has only the end of the connection to end the body; a response to HEAD has no body to end.
         (_, None, None) => (None, UntilClose, may_persist && asked.head),
     };
     out.reserve(head.bytes.len() + stamp.date.len() + stamp.server.len() + 96);
@@ -322,7 +318,10 @@ mod tests {
             ("200 OK", &[], GET_11, Some(3), Length(3), true, "Content-Length: 3"),
             ("200 OK", &[], GET_11, None, Chunked, true, "Transfer-Encoding: chunked"),
             ("200 OK", &[], draining, None, Chunked, false, "Transfer-Encoding: chunked"),
-            ("200 OK", &[], close_11, None, UntilClose, false, ""),
+            ("200 OK", &[], close_11, None, Chunked, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[("Connection", "close")], GET_11, None, Chunked, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[], Asked { head: true, ..close_11 }, None, Nothing, false, "Transfer-Encoding: chunked"),
+            ("200 OK", &[], Asked { minor: 0, ..draining }, None, UntilClose, false, ""),
             ("200 OK", &[], keep_10, None, UntilClose, false, ""),
             ("200 OK", length, keep_10, None, Length(5), true, "Content-Length: 5"),
             ("200 OK", length, get_10, None, Length(5), false, "Content-Length: 5"),
@@ -387,6 +386,44 @@ mod tests {
         let (wire, framing, persists) = finish("200 OK", &fields, GET_11, Some(2));
         assert_eq!(wire, "HTTP/1.1 200 OK\r\nX: y\r\nDate: d\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
         assert_eq!((framing, persists), (ResponseFraming::Length(2), false));
+    }
+
+    #[test]
+    fn a_field_is_plain_whose_name_is_only_as_long_as_one_that_is_not() {
+        for name in [
+            "XY",
+            "Vary",
+            "ETag",
+            "Cookie",
+            "Refresh",
+            "Set-Cookie",
+            "Accept-Charset",
+            "Accept-Language-",
+            "X-Forwarded-Proto",
+        ] {
+            let stamp = Stamp { date: b"Date: d\r\n".to_vec(), server: b"Server: s\r\n".to_vec() };
+            let mut out = Vec::new();
+            let head = head("200 OK", &[(name, "5, close")]).unwrap_or_else(|bad| panic!("{bad}"));
+            let finished = finish_head(&head, GET_11, None, &stamp, &mut out);
+            assert_eq!(finished, (ResponseFraming::Chunked, true), "{name}");
+            let wire = String::from_utf8_lossy(&out);
+            let lines =
+                format!("HTTP/1.1 200 OK\r\n{name}: 5, close\r\nDate: d\r\nServer: s\r\nConnection: Keep-Alive\r\n");
+            assert!(wire.starts_with(&lines), "{wire}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_given_twice_is_sent_once() {
+        for second in ["5", " 5\t", "005"] {
+            let fields = [("Content-Length", "5"), ("content-length", second), ("CONTENT-LENGTH", "5")];
+            let (wire, framing, persists) = finish("200 OK", &fields, GET_11, None);
+            assert_eq!((framing, persists), (ResponseFraming::Length(5), true));
+            assert_eq!(
+                wire, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: d\r\nConnection: Keep-Alive\r\n\r\n",
+                "{second:?}"
+            );
+        }
     }
 
     #[test]

@@ -515,6 +515,10 @@ mod tests {
             ("Forwarded: for=10.0.0.9;x=\", for=\"[2001:db8::1]:80\"", "refused"),
             ("Forwarded: for=10.0.0.9;x=\", for=192.0.2.1;host=\"a\"", "refused"),
             ("Forwarded: for=10.0.0.9;x=\"\\, for=192.0.2.1;host=\"a\"", "refused"),
+            // A backslash escapes nothing outside a quoted string.
+            ("Forwarded: for=10.0.0.9;x=\\,for=192.0.2.1", "192.0.2.1 - - -"),
+            ("Forwarded: for=10.0.0.9;x=\\\\,for=192.0.2.1", "192.0.2.1 - - -"),
+            ("Forwarded: for=10.0.0.9\\, for=192.0.2.1", "192.0.2.1 - - -"),
             ("Forwarded:", "refused"),
             ("Forwarded: for=192.0.2.1,", "refused"),
             ("Forwarded: for=192.0.2.1, ,for=10.0.0.2", "refused"),
