@@ -97,13 +97,12 @@ impl Engine {
         Ok(Engine { server, site, log, started: AtomicBool::new(false) })
     }
 
-    /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
+    /// The descriptor for `signal.set_wakeup_fd`: a byte written to it has `run()` run signal handlers.
+    ///
+    /// Raises OSError where there is no descriptor left.
     #[getter]
-    fn wakeup_fd(&self) -> RawFd {
-        match self.site.is_overseen() {
-            true => self.site.bell().as_fd().as_raw_fd(),
-            false => self.server.waker().as_fd().as_raw_fd(),
-        }
+    fn wakeup_fd(&self) -> PyResult<RawFd> {
+        Ok(self.server.bell()?.as_fd().as_raw_fd())
     }
 
     /// How many of several threads are in `work()`; after `run()`, those whose call of the application has not come back.
@@ -112,8 +111,24 @@ impl Engine {
         self.server.at_work()
     }
 
+    /// The calling thread will be in `run()`; from now on signals are heard, and looked after where no handler can run.
+    ///
+    /// `fatal_signals` are those that end the process even then: its thread is in a call of the application, in C code, or
+    /// such a call holds the interpreter. They begin the drain; after `graceful_timeout`, or three seconds after the second
+    /// of them, the process exits with 128 and the signal's number.
+    ///
+    /// Raises OSError where a thread for that cannot be started, and the options need one.
+    fn begin(&self, fatal_signals: Vec<u8>) -> PyResult<()> {
+        self.site.begin(&fatal_signals);
+        match self.server.begin_watch() {
+            Err(error) if self.site.is_overseen() => Err(error.into()),
+            _ => Ok(()), // else signals are heard where they interrupt a wait
+        }
+    }
+
     /// Serves until stopped and drained, once. With several threads, each of them must be in `work()`, and the calling
     /// thread only waits for them.
+    ///
     ///
     /// Raises what a signal handler raised, or the SystemExit or KeyboardInterrupt of the application, after the
     /// drain; OSError where the system's poller fails, or a thread cannot be started.
@@ -121,6 +136,7 @@ impl Engine {
         if self.started.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err("an Engine runs only once"));
         }
+        self.site.begin(&[]);
         let result = match self.site.is_overseen() {
             true => self.oversee(py),
             false => self.serve_alone(py),
@@ -209,16 +225,14 @@ impl Engine {
                     return Ok(());
                 }
                 py.detach(|| self.site.bell().wait(left))?;
-                if let Err(error) = py.check_signals() {
-                    self.site.end_with(py, error);
-                }
+                self.site.hear_signals(py);
             }
         });
         if result.is_err() {
             self.site.stop(false);
         }
         if result.is_ok() && self.at_work() > 0 {
-            self.site.tell_unfinished(py);
+            self.site.tell_unfinished(py, None);
         }
         self.server.end_watch();
         result

@@ -237,6 +237,15 @@ pub fn raise_in_thread(_py: Python<'_>, thread: u64, kind: Option<&Bound<'_, PyT
     unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::os::raw::c_ulong as _, kind) };
 }
 
+/// Ends the process without running anything more of it: neither destructors nor what is registered for its end.
+pub fn exit_now(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::os::raw::c_int) -> !;
+    }
+    // SAFETY: it may be called at any time, from any thread.
+    unsafe { _exit(code) }
+}
+
 /// A descriptor of our own for what `fd` names, closed on exec.
 ///
 /// # Errors

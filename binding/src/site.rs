@@ -1,8 +1,9 @@
 //! One WSGI application and what serving it takes: what ends the server, what its threads are doing, what is told of them.
 //! Must not know: how a request is answered.
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::Stopper;
@@ -10,7 +11,7 @@ use bjoern_engine::io::{Bell, SystemWaker};
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::PyList;
+use pyo3::types::{PyInt, PyList};
 
 use crate::current_call::{CurrentCall, RequestTimeout};
 use crate::environ::Environs;
@@ -33,8 +34,13 @@ pub struct Site {
     is_watched: bool,
     /// Of each thread that somebody looks at, by its number: what it is doing.
     calls: Mutex<Vec<Option<Arc<CurrentCall>>>>,
-    /// Rung when a thread leaves, or the server ends without it.
+    /// Rung when a thread leaves, a signal comes, or the server ends without a thread.
     bell: Bell,
+    /// Signals that end the process where no handler can run, a bit for each.
+    fatal: AtomicU64,
+    /// The thread that `run()` was called in, and how often it has looked for signals.
+    runner: OnceLock<ThreadId>,
+    heard: AtomicU32,
     /// The first exception that is to leave `run()`.
     raised: Mutex<Option<PyErr>>,
     /// Threads that tell of a call that takes long.
@@ -78,6 +84,9 @@ impl Site {
             is_watched,
             calls: Mutex::default(),
             bell,
+            fatal: AtomicU64::new(0),
+            runner: OnceLock::new(),
+            heard: AtomicU32::new(0),
             raised: Mutex::default(),
             reports: Mutex::default(),
         })
@@ -128,6 +137,44 @@ impl Site {
         self.threads > 1
     }
 
+    /// The calling thread is in `run()`: it runs the handlers of signals, of which `fatal` end the process in any case.
+    pub fn begin(&self, fatal: &[u8]) {
+        if self.runner.set(thread::current().id()).is_err() {
+            return;
+        }
+        let bits = fatal.iter().filter(|signal| **signal < 64).fold(0, |bits, signal| bits | 1 << signal);
+        self.fatal.store(bits, Ordering::Release);
+    }
+
+    /// Whether a signal ends the process where no handler can run.
+    pub fn is_fatal(&self, signal: u8) -> bool {
+        signal < 64 && self.fatal.load(Ordering::Acquire) >> signal & 1 == 1
+    }
+
+    /// Runs the handlers of signals that have come, where this is the thread that does.
+    ///
+    /// # Errors
+    /// What a handler raises.
+    pub fn check_signals(&self, py: Python<'_>) -> PyResult<()> {
+        let checked = py.check_signals();
+        if self.runner.get() == Some(&thread::current().id()) {
+            self.heard.fetch_add(1, Ordering::Release);
+        }
+        checked
+    }
+
+    /// As [`Site::check_signals`], where what a handler raises is no request's: it ends the server.
+    pub fn hear_signals(&self, py: Python<'_>) {
+        if let Err(error) = self.check_signals(py) {
+            self.end_with(py, error);
+        }
+    }
+
+    /// How often that thread has looked for signals.
+    pub fn signals_heard(&self) -> u32 {
+        self.heard.load(Ordering::Acquire)
+    }
+
     /// What is rung when a thread leaves.
     pub fn bell(&self) -> &Bell {
         &self.bell
@@ -173,11 +220,12 @@ impl Site {
     }
 
     /// Tells which requests are left without an answer by the end.
-    pub fn tell_unfinished(&self, py: Python<'_>) {
+    pub fn tell_unfinished(&self, py: Python<'_>, signal: Option<u8>) {
         let requests: Vec<String> = self.calls(py).iter().filter_map(|call| call.request(py, None)).collect();
         let unfinished = self.hooks.unfinished.bind(py);
         if !unfinished.is_none()
-            && let Err(error) = PyList::new(py, requests).and_then(|list| calls::call(unfinished, [list.as_any()]))
+            && let Err(error) = PyList::new(py, requests)
+                .and_then(|list| calls::call(unfinished, [list.as_any(), PyInt::new(py, signal.unwrap_or(0)).as_any()]))
         {
             self.end_with(py, error);
         }

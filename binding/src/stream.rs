@@ -117,23 +117,18 @@ fn next_block<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'
 
 /// What is done between two blocks, without the interpreter where it takes time. Whether the next is to be made.
 fn pass_boundary(py: Python<'_>, site: &Site, current: Option<&CurrentCall>, reply: &mut Reply) -> bool {
-    let hear_signals = || {
-        if let Err(error) = py.check_signals() {
-            site.end_with(py, error); // it is not this request that it is meant for
-        }
-    };
     match reply.boundary() {
         Boundary::GoOn => {}
         Boundary::Over => return false,
         Boundary::GiveWay => {
             while !py.detach(|| reply.give_way()) {
-                hear_signals();
+                site.hear_signals(py);
             }
         }
         Boundary::Wait => loop {
             match py.detach(|| reply.wait_for_client()) {
                 Ok(true) => break,
-                Ok(false) => hear_signals(),
+                Ok(false) => site.hear_signals(py),
                 Err(_) => return false,
             }
         },

@@ -3,7 +3,7 @@
 //! Invariant: what a request enters (its context, its place among the calls) it leaves in the same function; the reply comes
 //! back to the engine on every path; `close()` is called once.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use bjoern_engine::io::SystemSocket;
@@ -15,7 +15,7 @@ use pyo3::types::PyDict;
 use crate::current_call::{CurrentCall, say};
 use crate::environ::Ports;
 use crate::errors::{print_exception, reason};
-use crate::ffi::{Block, Context, calls};
+use crate::ffi::{Block, Context, calls, exit_now};
 use crate::response::Reply;
 use crate::site::Site;
 use crate::start_response::StartResponse;
@@ -179,7 +179,7 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn woken(&self) -> Wake {
-        Python::attach(|py| match py.check_signals() {
+        Python::attach(|py| match self.site.check_signals(py) {
             Ok(()) => Wake::GoOn,
             Err(error) => {
                 self.site.end_with(py, error);
@@ -211,13 +211,34 @@ impl App<SystemSocket> for Wsgi {
         });
     }
 
-    fn gives_up(&self) {
+    fn gives_up(&self, signal: Option<u8>) {
         self.left();
         if !self.site.is_overseen() {
             // The thread that would tell is the one that does not come back.
             let site = self.site.clone();
-            self.site.report_by(move || Python::attach(|py| site.tell_unfinished(py)));
+            self.site.report_by(move || Python::attach(|py| site.tell_unfinished(py, signal)));
         }
+    }
+
+    fn signalled(&self) {
+        self.site.bell().ring();
+    }
+
+    fn is_fatal(&self, signal: u8) -> bool {
+        self.site.is_fatal(signal)
+    }
+
+    fn signals_heard(&self) -> u32 {
+        self.site.signals_heard()
+    }
+
+    fn force_end(&self, signal: u8) {
+        let _ = writeln!(
+            io::stderr(),
+            "bjoern: error: ended by signal {signal} without its handlers: a call of the application is in C code and \
+             has not come back within graceful_timeout"
+        );
+        exit_now(128 + i32::from(signal));
     }
 
     fn drains(&self) {

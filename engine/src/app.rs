@@ -50,8 +50,26 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
     /// A call takes long. The watch tells it and must not be delayed: whatever takes time is left to another thread.
     fn takes_long(&self, _call: &LongCall) {}
 
-    /// The server ends though no thread has come back from the application within `graceful_timeout`. The watch tells it.
-    fn gives_up(&self) {}
+    /// The server ends though no thread has come back from the application within `graceful_timeout`. The watch tells it, and
+    /// which signal asked for the end, where the watch heard one.
+    fn gives_up(&self, _signal: Option<u8>) {}
+
+    /// A signal came. The watch tells it: the thread that runs handlers may be waiting.
+    fn signalled(&self) {}
+
+    /// Whether a signal ends the process where no handler can run.
+    fn is_fatal(&self, _signal: u8) -> bool {
+        false
+    }
+
+    /// How often the thread that runs the handlers of signals has looked for them.
+    fn signals_heard(&self) -> u32 {
+        0
+    }
+
+    /// The process is to end by a fatal signal, now: the thread that would run its handler has not come back, and what the
+    /// application's runtime holds is not to be had.
+    fn force_end(&self, _signal: u8) {}
 
     /// The server ends by itself, since `max_requests` have come. Called once, and followed by a drain.
     fn drains(&self) {}

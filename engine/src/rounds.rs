@@ -18,6 +18,12 @@ const LOOKS_BEFORE_GIVING_UP: u32 = 50;
 /// permits wait for a lock. The stream may hold it.
 const LOCKED_OUT: Duration = Duration::from_secs(1);
 
+/// For so long the thread that runs the handlers of signals may be in a call before the watch begins the end that a fatal
+/// signal asks for; and a forced end comes so much later than the one that was asked for.
+const TIME_TO_HEAR: Duration = Duration::from_millis(50);
+const TIME_TO_END: Duration = Duration::from_secs(3);
+const TIME_TO_TELL: Duration = Duration::from_secs(1);
+
 /// What the watch remembers from one look to the next.
 pub(crate) struct Rounds {
     long_calls: LongCalls,
@@ -29,6 +35,18 @@ pub(crate) struct Rounds {
     stuck_looks: u32,
     /// A stream waits for its turn: since when, how many turns had been given by then, and what the threads were doing.
     locked_out: Option<LockedOut>,
+    /// A fatal signal came, and the process is still there.
+    fatal: Option<Fatal>,
+}
+
+struct Fatal {
+    signal: u8,
+    since: Instant,
+    /// When another came.
+    again: Option<Instant>,
+    /// How often handlers had been looked for by then.
+    heard: u32,
+    gave_up: Option<Instant>,
 }
 
 struct LockedOut {
@@ -46,12 +64,22 @@ impl Rounds {
             stuck: loops.all.iter().map(|_| false).collect(),
             stuck_looks: 0,
             locked_out: None,
+            fatal: None,
         }
     }
 
-    /// One look.
-    pub(crate) fn look<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, now: Instant) -> Quiet {
+    /// One look; `signal`: one that came.
+    pub(crate) fn look<N: Net, A: App<N::Socket>>(
+        &mut self,
+        loops: &Loops<N, A>,
+        signal: Option<u8>,
+        now: Instant,
+    ) -> Quiet {
         let shared = &loops.shared;
+        if let Some(signal) = signal {
+            self.hear(loops, signal, now);
+        }
+        let awaits_end = self.look_at_fatal(loops, now);
         let is_quiet = look(loops, |index, is_stuck| self.stuck[index] = is_stuck);
         let next = self.long_calls.look(&shared.watch, now, |call| {
             if call.is_over_time {
@@ -79,7 +107,7 @@ impl Rounds {
                 }
                 shared.context().write_log_detached(); // nobody else would: all are out
             }
-            if stood_in && !shared.control.is_stopping() {
+            if stood_in && !shared.control.is_stopping() && !awaits_end {
                 return Quiet::No;
             }
         }
@@ -89,7 +117,7 @@ impl Rounds {
             return Quiet::No;
         }
         let is_needed = is_stand_in_of_use(loops) && loops.all.iter().any(|one| loops.is_deserted(one));
-        match is_quiet && !is_needed && !waits_for_turn {
+        match is_quiet && !is_needed && !waits_for_turn && !awaits_end {
             true if all_are_out => Quiet::Deserted(next),
             true => Quiet::Until(next),
             false => Quiet::No,
@@ -109,8 +137,53 @@ impl Rounds {
             loops.all.iter().for_each(|one| drop(one.handle.crew.end()));
             shared.control.abort(); // for the threads that wait for their clients
             shared.context().write_log_detached();
-            shared.app.gives_up();
+            shared.app.gives_up(self.fatal.as_ref().map(|fatal| fatal.signal));
+            self.fatal.iter_mut().for_each(|fatal| fatal.gave_up = Some(now));
         }
+    }
+
+    /// A signal came: every thread that may have to run its handler is told, wherever it waits.
+    fn hear<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, signal: u8, now: Instant) {
+        let shared = &loops.shared;
+        let heard = shared.app.signals_heard();
+        shared.app.signalled();
+        shared.permits.nudge();
+        loops.wake();
+        match &mut self.fatal {
+            _ if !shared.app.is_fatal(signal) => {}
+            Some(fatal) => fatal.again = fatal.again.or(Some(now)),
+            None => self.fatal = Some(Fatal { signal, since: now, again: None, heard, gave_up: None }),
+        }
+    }
+
+    /// Whether a fatal signal came and the process has not ended. Where no handler can run (its thread is in a call of the
+    /// application that does not come back), the watch begins the end in its place; and where the interpreter is not to be
+    /// had for that, it ends the process.
+    fn look_at_fatal<N: Net, A: App<N::Socket>>(&mut self, loops: &Loops<N, A>, now: Instant) -> bool {
+        let shared = &loops.shared;
+        let Some(fatal) = &self.fatal else { return false };
+        let has_been_heard = shared.app.signals_heard() != fatal.heard;
+        if has_been_heard && !shared.control.is_stopping() {
+            self.fatal = None; // it was not for this process, or its handler thought otherwise
+            return false;
+        }
+        let is_past = |moment: Instant, time: Duration| now.saturating_duration_since(moment) >= time;
+        if !has_been_heard && is_past(fatal.since, TIME_TO_HEAR) {
+            let aborts = fatal.again.is_some_and(|again| is_past(again, TIME_TO_HEAR));
+            if aborts {
+                shared.control.abort();
+            } else {
+                shared.control.drain();
+            }
+            loops.wake();
+        }
+        let is_late = is_past(fatal.since, shared.config.graceful_timeout.saturating_add(TIME_TO_END))
+            || fatal.again.is_some_and(|again| is_past(again, TIME_TO_END))
+            || fatal.gave_up.is_some_and(|gave_up| is_past(gave_up, TIME_TO_TELL));
+        if is_late {
+            shared.app.force_end(fatal.signal);
+        }
+        true
     }
 
     /// Whether a stream waits for its turn. Where the calls that have all permits wait for locks, a permit is lent to it:

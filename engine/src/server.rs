@@ -3,7 +3,7 @@
 //! Invariant: nothing of a loop is held while a connection is served, so the loop can change hands meanwhile.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::app::App;
@@ -14,7 +14,7 @@ use crate::counters::Counters;
 use crate::crew::{HandedIn, Rested, Role};
 use crate::event_loop::{Conn, Next, Phase, Task};
 use crate::host::Host;
-use crate::io::{Net, Waker, block_signals};
+use crate::io::{Bell, Net, Waker, block_signals};
 use crate::loops::{EventLoop, Loops, State};
 use crate::rounds::{self, Rounds};
 use crate::shared::Books;
@@ -36,6 +36,8 @@ pub struct Server<N: Net, A: App<N::Socket>> {
     loops: Arc<Loops<N, A>>,
     /// The watch's thread.
     keeper: Mutex<Option<JoinHandle<()>>>,
+    /// What signals ring.
+    bell: OnceLock<Arc<Bell>>,
 }
 
 impl<N: Net, A: App<N::Socket>> Server<N, A> {
@@ -46,7 +48,11 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
     /// A server that has a loop for each of `nets`, one at the least, and keeps `books`.
     pub fn with_books(nets: Vec<N>, app: A, config: Config, books: Books) -> Server<N, A> {
-        Server { loops: Arc::new(Loops::new(nets, app, config, books)), keeper: Mutex::default() }
+        Server {
+            loops: Arc::new(Loops::new(nets, app, config, books)),
+            keeper: Mutex::default(),
+            bell: OnceLock::new(),
+        }
     }
 
     /// What ends this server.
@@ -55,9 +61,15 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         Stopper::new(self.loops.shared.control.clone(), wakers, self.loops.shared.watch.clone())
     }
 
-    /// The waker of its first net.
-    pub fn waker(&self) -> &N::Waker {
-        &self.loops.all[0].handle.waker
+    /// What signals should ring: the watch hears them, and tells the threads. To be asked for before the watch begins.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn bell(&self) -> io::Result<&Arc<Bell>> {
+        if self.bell.get().is_none() {
+            let _ = self.bell.set(Arc::new(Bell::new()?));
+        }
+        Ok(self.bell.get_or_init(|| unreachable!("it has just been set")))
     }
 
     /// What happened so far.
@@ -81,31 +93,18 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 
     /// Serves by the calling thread until stopped and drained; other threads come to [`Server::work`] only while it waits for
-    /// a client: see [`App::add_thread`]. The watch begins with the first connection.
+    /// a client: see [`App::add_thread`].
     ///
     /// # Errors
     /// What the kernel says of the poller, or of the watch's thread where the configuration needs it; faults of a peer or
     /// of a connection are none.
     pub fn run(&self) -> io::Result<()> {
         let _end = OnDrop(|| self.end_watch());
+        let begun = self.begin_watch();
         if self.loops.shared.config.needs_watch() {
-            self.begin_watch()?;
+            begun?; // else everything is sent at once, and signals are heard where they interrupt a wait
         }
-        // Without a watch everything is sent at once.
-        self.run_with(|| drop(self.begin_watch()))
-    }
-
-    /// As [`Server::run`], without a thread of its own: `begin_watch` is called once, before the first connection is served.
-    ///
-    /// # Errors
-    /// As [`Server::run`].
-    pub fn run_with(&self, begin_watch: impl FnOnce()) -> io::Result<()> {
-        let mut begin_watch = Some(begin_watch);
-        self.work_with(&mut || {
-            if let Some(begin_watch) = begin_watch.take() {
-                begin_watch();
-            }
-        })
+        self.work()
     }
 
     /// One thread's share of the work, until the server has ended or has threads enough: as many threads as the
@@ -115,10 +114,6 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     /// # Errors
     /// What the kernel says of the poller, to the leader.
     pub fn work(&self) -> io::Result<()> {
-        self.work_with(&mut || {})
-    }
-
-    fn work_with(&self, before: &mut dyn FnMut()) -> io::Result<()> {
         let shared = &self.loops.shared;
         let number = shared.come();
         let is_spare = number >= shared.config.threads.max(1);
@@ -144,7 +139,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             let one = &self.loops.all[index];
             let is_first = number == 0 && shared.config.threads <= 1;
             if self.claim(one) {
-                match self.lead(index, is_first, &mut state, before) {
+                match self.lead(index, is_first, &mut state) {
                     Led::Lost => {}
                     Led::Left(wanted) if wanted != index => {
                         index = wanted;
@@ -176,13 +171,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 
     /// Leads until the loop ends, until this thread is wanted elsewhere, or until the lead has been lost.
-    fn lead(
-        &self,
-        index: usize,
-        is_first: bool,
-        thread: &mut ThreadState<A::PerThread>,
-        before: &mut dyn FnMut(),
-    ) -> Led {
+    fn lead(&self, index: usize, is_first: bool, thread: &mut ThreadState<A::PerThread>) -> Led {
         let (shared, one) = (&self.loops.shared, &self.loops.all[index]);
         let crew = &one.handle.crew;
         let mut state = one.lock();
@@ -222,7 +211,6 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
                 cx.counters.lead(false, state.now());
             }
             drop(state);
-            before();
             let Some(again) = self.serve(one, task, thread, &cx) else { return Led::Lost };
             state = again;
         }
@@ -345,6 +333,9 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         if keeper.is_none() && !self.has_ended() {
             let loops = self.loops.clone();
+            if let Ok(bell) = self.bell() {
+                loops.shared.watch.wait_at(bell.clone());
+            }
             let thread = thread::Builder::new().name("bjoern-watch".to_owned()).stack_size(WATCH_STACK_BYTES);
             let handle = thread.spawn(move || {
                 block_signals(); // they are for the threads that run the application
@@ -385,7 +376,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
 
 fn keep_watch<N: Net, A: App<N::Socket>>(loops: &Loops<N, A>, mut clock: impl FnMut() -> Instant) {
     let mut rounds = Rounds::new(loops);
-    loops.shared.watch.keep(|| rounds.look(loops, clock()));
+    loops.shared.watch.keep(|signal| rounds.look(loops, signal, clock()));
 }
 
 /// How a lead ended.

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::app::LongCall;
-use crate::io::thread_number;
+use crate::io::{Bell, thread_number};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 
@@ -35,6 +35,8 @@ pub(crate) struct Watch {
     awake: AtomicBool,
     ended: AtomicBool,
     keeper: OnceLock<Thread>,
+    /// What the keeper waits at, if it does not park: signals ring it, too.
+    bell: OnceLock<Arc<Bell>>,
     ticks: AtomicU32,
     /// One for each thread that runs the application, by its number; a thread that has left leaves it to the next that comes.
     slots: Mutex<Vec<Arc<ThreadSlot>>>,
@@ -161,6 +163,7 @@ impl Watch {
             awake: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             keeper: OnceLock::new(),
+            bell: OnceLock::new(),
             ticks: AtomicU32::new(0),
             slots: Mutex::default(),
             counts_calls,
@@ -190,7 +193,12 @@ impl Watch {
         slot.is_taken.store(false, Ordering::Relaxed);
     }
 
-    /// From now on somebody ticks: `keeper`, or whoever wakes by itself.
+    /// Where the keeper is to wait, so that it hears signals; to be said before [`Watch::begin`].
+    pub(crate) fn wait_at(&self, bell: Arc<Bell>) {
+        let _ = self.bell.set(bell);
+    }
+
+    /// From now on a thread ticks: `keeper`, or one that wakes by itself.
     pub(crate) fn begin(&self, keeper: Option<Thread>) {
         if let Some(keeper) = keeper {
             let _ = self.keeper.set(keeper);
@@ -210,11 +218,35 @@ impl Watch {
 
     /// Wakes the watch if it sleeps.
     pub(crate) fn wake(&self) {
-        if !self.awake.load(Ordering::SeqCst)
-            && !self.awake.swap(true, Ordering::SeqCst)
-            && let Some(keeper) = self.keeper.get()
-        {
-            keeper.unpark();
+        if !self.awake.load(Ordering::SeqCst) && !self.awake.swap(true, Ordering::SeqCst) {
+            self.rouse();
+        }
+    }
+
+    fn rouse(&self) {
+        match (self.bell.get(), self.keeper.get()) {
+            (Some(bell), _) => bell.ring(),
+            (None, Some(keeper)) => keeper.unpark(),
+            (None, None) => {}
+        }
+    }
+
+    /// The keeper's: waits until it is roused, or so long. The signal that roused it.
+    fn sleep(&self, time: Option<Duration>) -> Option<u8> {
+        match (self.bell.get(), time) {
+            // It can fail for want of memory: then it is tried again after a while.
+            (Some(bell), _) => bell.wait(time).unwrap_or_else(|_| {
+                thread::park_timeout(TICK);
+                None
+            }),
+            (None, Some(time)) => {
+                thread::park_timeout(time);
+                None
+            }
+            (None, None) => {
+                thread::park();
+                None
+            }
         }
     }
 
@@ -266,13 +298,13 @@ impl Watch {
         self.slots().iter().fold(true, |is_quiet, slot| slot.tick() & is_quiet)
     }
 
-    /// Ticks by `tick` until the end.
-    pub(crate) fn keep(&self, mut tick: impl FnMut() -> Quiet) {
+    /// Ticks by `tick` until the end; it is told of signals.
+    pub(crate) fn keep(&self, mut tick: impl FnMut(Option<u8>) -> Quiet) {
         let mut quiet = 0;
         while !self.ended.load(Ordering::Acquire) {
             if quiet < QUIET_TICKS {
-                thread::park_timeout(TICK);
-                quiet = match tick() {
+                let signal = self.sleep(Some(TICK));
+                quiet = match tick(signal) {
                     Quiet::No => 0,
                     Quiet::Until(_) => quiet + 1,
                     Quiet::Deserted(_) => QUIET_TICKS,
@@ -281,13 +313,15 @@ impl Watch {
             }
             // Whoever holds something from here on calls; whoever held something before is seen by this last look.
             self.awake.store(false, Ordering::SeqCst);
-            match tick() {
-                Quiet::No => {}
-                Quiet::Until(None) | Quiet::Deserted(None) => thread::park(),
-                Quiet::Until(Some(time)) | Quiet::Deserted(Some(time)) => thread::park_timeout(time),
-            }
+            let signal = match tick(None) {
+                Quiet::No => None,
+                Quiet::Until(time) | Quiet::Deserted(time) => self.sleep(time),
+            };
             self.awake.store(true, Ordering::SeqCst);
-            quiet = 0;
+            quiet = match signal {
+                Some(_) if tick(signal) != Quiet::No => QUIET_TICKS,
+                _ => 0,
+            };
         }
     }
 
@@ -295,8 +329,6 @@ impl Watch {
     pub(crate) fn end(&self) {
         self.kept.store(false, Ordering::Release);
         self.ended.store(true, Ordering::Release);
-        if let Some(keeper) = self.keeper.get() {
-            keeper.unpark();
-        }
+        self.rouse();
     }
 }

@@ -92,7 +92,7 @@ fn serve(world: &Shared, page: Page, config: Config, books: Books) -> Server<Sim
     let (net, end) = SimNet::new(world.clone());
     let server = Server::with_books(vec![net], page, config, books);
     end.set(server.stopper()).ok();
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     server
 }
 

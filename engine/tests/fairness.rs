@@ -44,7 +44,7 @@ fn book(greedy: Vec<u8>) -> Vec<&'static str> {
     let (net, end) = SimNet::new(Shared::new(1, peers.to_vec()));
     let server = Server::new(net, Book::default(), Config::default());
     end.set(server.stopper()).ok();
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     server.app().0.lock().unwrap().clone()
 }
 

@@ -59,7 +59,7 @@ fn play(config: Config, acts: Vec<Act>) -> Seen {
     let (net, end) = SimNet::new(world.clone());
     let server = Arc::new(Server::new(net, WhoAsks, config));
     end.set(server.stopper()).ok();
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     assert_eq!(server.counters().get(Cell::Open), 0);
     let counters = server.counters().all().filter(|(_, count)| *count > 0).collect();
     let world = world.lock();

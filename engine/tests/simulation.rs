@@ -54,7 +54,7 @@ fn run(seed: u64) {
     if pace == Pace::Looks {
         server.begin_ticks();
     }
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
 
     assert_eq!(server.app().streams.load(Ordering::Relaxed), 0, "every stream ends once");
     let count = |name| server.counters().all().find(|(counter, _)| *counter == name).unwrap().1;

@@ -101,7 +101,7 @@ fn serve_within(window: usize, kept: bool, paths: &[&[&str]]) -> (Vec<Vec<usize>
     if kept {
         server.begin_ticks();
     }
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     let book = std::mem::take(&mut *server.app().book.lock().unwrap());
     let calls = std::mem::take(&mut *server.app().calls.lock().unwrap());
     let sent = world.lock().wires.iter().map(|wire| wire.sent).collect();

@@ -416,7 +416,7 @@ class _WorkerServer(Server):
         self._channel, self._board, self._number = channel, board, number
         self.drains = False
 
-    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
+    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str], int], object]) -> Engine:
         board = self._board.memory if self._number <= len(self._board) else None
         return Engine(
             self._app, listening, self.options, self.close, unfinished, self._add_thread, board, self._number - 1

@@ -118,13 +118,14 @@ class Server:
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
                 listening = [descriptor(sock) for sock in self.sockets]
-                engine = self._make_engine(listening, lambda left: self._unfinished(signals, left))
+                engine = self._make_engine(listening, lambda left, signal: self._unfinished(signals, left, signal))
                 signals.wake(engine.wakeup_fd)
                 self._engine = engine
                 if self._stop is not None:
                     self.stop(self._stop)
                 if ready is not None:
                     ready()
+                engine.begin(signals.fatal)  # before any thread could be stuck
                 if self.options.threads == 1:
                     self._thread_id = get_ident()
                     engine.run()
@@ -135,7 +136,7 @@ class Server:
                 if self._engine is not None:  # its descriptors go with it
                     self._stats, self._engine = self._engine.stats(), None
 
-    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str]], object]) -> Engine:
+    def _make_engine(self, listening: list[int], unfinished: Callable[[list[str], int], object]) -> Engine:
         return Engine(self._app, listening, self.options, self.close, unfinished, self._add_thread)
 
     def _add_thread(self) -> bool:
@@ -177,8 +178,11 @@ class Server:
                 for thread in crew:
                     thread.join()
 
-    def _unfinished(self, signals: ShutdownSignals, requests: list[str]) -> None:
-        """The server has ended, and these requests have not. Where it is a signal that ended it, so is the process."""
+    def _unfinished(self, signals: ShutdownSignals, requests: list[str], signal: int) -> None:
+        """The server has ended, and these requests have not. Where a signal ended it, the process ends.
+
+        `signal`: one that came while no handler could run, or 0.
+        """
         reason = f"it took longer than graceful_timeout={self.options.graceful_timeout:g}"
         if self._stop is False:
             reason = "it was not waited for"
@@ -190,7 +194,7 @@ class Server:
             self.close()
             if self._over is not None:
                 self._over.set()
-            signals.force()
+            signals.force(signal)
 
     def stop(self, graceful: bool = True) -> None:
         """Makes `run` return: gracefully, with the requests at hand answered within `graceful_timeout`, or at once.

@@ -77,14 +77,21 @@ class ShutdownSignals:
             _die(self._outcome)
         return True
 
-    def force(self) -> None:
+    @property
+    def fatal(self) -> list[int]:
+        """The signals that end the process whatever the application does: their handlers decide nothing else."""
+        ends = (signal.SIG_DFL, signal.default_int_handler)
+        return [number for number, previous in self._previous.items() if previous in ends]
+
+    def force(self, unheard: int = 0) -> None:
         """Ends the process as the signal would that has been received, if one has: the main thread cannot.
 
-        Not where that has been interrupted: it ends by itself, or another signal comes.
+        `unheard`: one whose handler could not run. Not where the main thread has been interrupted: it ends by itself, or
+        another signal comes.
         """
-        if not self._draining or self._forced is not None:
+        number = min(self._draining, default=unheard)
+        if not number or self._forced is not None:
             return
-        number = min(self._draining)
         _flush()
         os._exit(128 + number)
 

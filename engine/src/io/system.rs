@@ -190,18 +190,22 @@ impl Bell {
         let _ = (&self.clapper).write(&[0]); // full: it has been rung often enough
     }
 
-    /// Waits until it is rung, a signal comes, or the time is up.
+    /// Waits until it is rung, a signal comes, or the time is up. The number of the last signal that rang it: Python's
+    /// wakeup descriptor is told that, see [`AsFd`].
     ///
     /// # Errors
     /// What the kernel says of the wait.
-    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Option<u8>> {
         let timeout = timeout.map(timespec);
         match poll(&mut [PollFd::new(&self.rung, PollFlags::IN)], timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        while matches!((&self.rung).read(&mut [0; 64]), Ok(1..)) {}
-        Ok(())
+        let (mut bytes, mut signal) = ([0; 64], None);
+        while let Ok(len @ 1..) = (&self.rung).read(&mut bytes) {
+            signal = bytes[..len].iter().rfind(|byte| **byte > 0).copied().or(signal);
+        }
+        Ok(signal)
     }
 }
 

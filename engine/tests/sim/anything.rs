@@ -162,7 +162,7 @@ impl App<SimSocket> for Anything {
         self.world.lock().threads.at_work -= 1;
     }
 
-    fn gives_up(&self) {
+    fn gives_up(&self, _signal: Option<u8>) {
         self.given_up.fetch_add(1, Ordering::Relaxed);
     }
 

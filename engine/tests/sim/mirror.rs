@@ -83,7 +83,7 @@ pub fn exchange(pieces: &[&[u8]], finish: bool) -> (Vec<u8>, bool) {
     let (net, end) = SimNet::new(world.clone());
     let server = Server::new(net, Mirror, config());
     end.set(server.stopper()).ok();
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     let world = world.lock();
     let wire = &world.wires[0];
     (wire.taken.clone(), wire.closed_at >= DAY.as_millis() as u64)
