@@ -1,11 +1,10 @@
 //! The only door to the application: the question put to it, and its answer.
 //! Must not know: which language it is written in, which thread asks.
 
-use std::time::Duration;
-
 use crate::io::Socket;
 use crate::reply::Reply;
 use crate::request::Request;
+use crate::watch::LongCall;
 
 /// What answers requests.
 ///
@@ -97,17 +96,4 @@ pub enum Wake {
     GoOn,
     /// The end, after the requests in flight.
     Drain,
-}
-
-/// A call of the application that takes long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LongCall {
-    /// The number of its thread.
-    pub thread: usize,
-    /// Its number there: see [`Reply::call_number`].
-    pub number: u32,
-    /// For how long it has been running.
-    pub so_far: Duration,
-    /// Past `timeout`; else past `slow_request`.
-    pub is_over_time: bool,
 }

@@ -102,7 +102,7 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     timeouts: Timeouts,
     /// Connections with something to do, in the order in which it became known.
     ready: VecDeque<usize>,
-    /// Those whose request is whole and waits for a thread, or that go on with a response: see [`Loop::usher`].
+    /// Those whose request is whole and waits for a thread, or are left over from a stand-in: see [`Loop::stand_in`].
     waiting: VecDeque<usize>,
     /// Connections that are out.
     out: usize,
@@ -268,7 +268,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     }
 
     /// A look of the watch: sends the answers that were held at the last one and still are. Whether a leader would have
-    /// been out since then, for the same errand, or gone.
+    /// been out since then, for the same task, or gone.
     pub(crate) fn look(&mut self, handle: &Handle<N, A>) -> bool {
         if self.releases == self.releases_seen {
             self.release(handle);

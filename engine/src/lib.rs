@@ -1,14 +1,19 @@
 //! The server, without Python: sockets in, requests to an [`App`], answers out.
 //!
 //! ```text
-//!            server ── threads: lead, go out, follow; the watch
-//!           /      \
-//!        crew    event_loop ── wait, accept, hand out connections, timeouts, drain
-//!               /   |   \
-//!       timeouts    io   connection ── one peer's life: read, parse, call, answer, again
-//!                    \   /    |    \
-//!                   sockets  http1  spool ── pure grammar and framing / a body in memory, then in a file
-//!                              proxies ── what they say of the peer behind them: pure, too
+//!   server ── threads: lead, go out, follow      rounds ── the watch's looks
+//!        \                                      /
+//!         loops ── park, give way, stand in for a leader
+//!        /   |   \
+//!    crew    |    shared ── what all threads see: App, limits, permits, control, watch, counters
+//!            |
+//!        event_loop ── wait, accept, hand out connections, timeouts, drain
+//!         /      \
+//!   timeouts    connection ── one peer's life: read, parse, call, answer, again
+//!               /    |     \
+//!        upload   reply     http1, proxies ── pure grammar and framing
+//!          |         |
+//!        spool    transport ── outbox ── io
 //! ```
 //!
 //! [`App`] is the only door to the application. Must not know: Python, WSGI, the GIL.
@@ -46,7 +51,7 @@ mod upload;
 mod watch;
 
 pub use access_log::{AccessLog, BadFormat, LogFormat};
-pub use app::{App, LongCall, Outcome, Wake};
+pub use app::{App, Outcome, Wake};
 pub use config::Config;
 pub use control::Stopper;
 pub use counters::{Cell, Counters, ROW_CELLS, Row};
@@ -55,4 +60,4 @@ pub use reply_slot::{AppCall, NotTaken, ReplySlot};
 pub use request::{Body, Request};
 pub use server::Server;
 pub use shared::Books;
-pub use spool::Spool;
+pub use watch::LongCall;

@@ -162,7 +162,7 @@ impl<N: Net, A: App<N::Socket>> Loops<N, A> {
             return None;
         }
         let thread = thread.get_or_insert_with(|| {
-            ThreadState::new(self.shared.app.per_thread(None), Arc::default(), None, &self.shared)
+            ThreadState::new(self.shared.app.per_thread(None), self.shared.outgoing(Arc::default(), None))
         });
         // A poller that fails is reported by the next leader.
         Some(one.lock().stand_in(thread, &self.shared, &one.handle).unwrap_or(true))

@@ -35,6 +35,8 @@ pub(crate) struct Rounds {
     stuck_looks: u32,
     /// A stream waits for its turn: since when, how many turns had been given by then, and what the threads were doing.
     locked_out: Option<LockedOut>,
+    /// What the threads were doing when a permit was lent: while that lasts, the next is lent at once.
+    lent_beside: Option<Vec<String>>,
     /// A fatal signal came, and the process is still there.
     fatal: Option<Fatal>,
 }
@@ -64,6 +66,7 @@ impl Rounds {
             stuck: loops.all.iter().map(|_| false).collect(),
             stuck_looks: 0,
             locked_out: None,
+            lent_beside: None,
             fatal: None,
         }
     }
@@ -193,16 +196,27 @@ impl Rounds {
             self.locked_out = None;
             return false;
         };
+        let doing = || -> Option<Vec<String>> {
+            loops.shared.watch.in_calls().iter().map(|thread| is_asleep_in_lock(*thread)).collect()
+        };
+        if self.lent_beside.is_some() {
+            if self.lent_beside == doing() {
+                loops.shared.permits.lend();
+                return true;
+            }
+            self.lent_beside = None;
+        }
         match &mut self.locked_out {
             Some(locked_out) if locked_out.granted == granted => {
                 if now.saturating_duration_since(locked_out.since) < LOCKED_OUT {
                     return true;
                 }
-                let threads = loops.shared.watch.in_calls();
-                let doing: Option<Vec<String>> = threads.iter().map(|thread| is_asleep_in_lock(*thread)).collect();
+                let doing = doing();
                 // Twice in the same sleep, a while apart: none of them waits for the interpreter, which is for moments.
                 if doing.is_some() && doing == locked_out.threads {
                     loops.shared.permits.lend();
+                    self.lent_beside = doing;
+                    return true;
                 }
                 *locked_out = LockedOut { since: now - LOCKED_OUT / 2, granted, threads: doing };
             }

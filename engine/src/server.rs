@@ -133,7 +133,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         });
         let host: Arc<dyn Host> = self.loops.clone();
         let app = shared.app.per_thread(Some(thread));
-        let mut state = ThreadState::new(app, slot.clone(), Some(host), shared);
+        let mut state = ThreadState::new(app, shared.outgoing(slot.clone(), Some(host)));
         let mut index = thread % self.loops.all.len();
         loop {
             let one = &self.loops.all[index];

@@ -7,11 +7,13 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::control::Control;
 use crate::counters::{Cell, Counters};
-use crate::host::ParkedThreads;
+use crate::host::{Host, ParkedThreads};
+use crate::http1::response::Stamp;
 use crate::permits::Permits;
+use crate::reply::Outgoing;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::turn::ServeContext;
-use crate::watch::Watch;
+use crate::watch::{ThreadSlot, Watch};
 
 /// What a server notes of what happens, where others can read it.
 #[derive(Clone, Default)]
@@ -59,6 +61,15 @@ impl<A> Shared<A> {
             came: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
         }
+    }
+
+    /// What the thread that has `slot` needs to write responses; `host` where it calls the application.
+    pub(crate) fn outgoing(&self, slot: Arc<ThreadSlot>, host: Option<Arc<dyn Host>>) -> Outgoing {
+        let server = self.config.server_header.as_ref();
+        let server = server.map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
+        let stamp = Stamp { date: Vec::new(), server };
+        let (control, watch) = (self.control.clone(), self.watch.clone());
+        Outgoing::new(stamp, control, self.config.write_timeout, watch, slot, host)
     }
 
     /// A thread comes to work; how many had come before.

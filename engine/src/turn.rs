@@ -1,21 +1,16 @@
 //! What a thread needs to serve a connection: its buffers, and what it must know of the server.
 //! Must not know: sockets, the event loop's inside.
 
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::access_log::AccessLog;
 use crate::app::App;
 use crate::config::Config;
 use crate::counters::{Cell, Counters};
-use crate::host::Host;
 use crate::http1::head::Head;
-use crate::http1::response::Stamp;
 use crate::io::Socket;
 use crate::permits::Permits;
 use crate::reply::Outgoing;
-use crate::shared::Shared;
-use crate::watch::ThreadSlot;
 
 /// Bytes a thread reads at once. Four times as many as most requests of a turn have together make uploads a quarter cheaper;
 /// memory that no read has reached is not used.
@@ -49,14 +44,8 @@ pub(crate) struct ThreadState<T> {
 }
 
 impl<T> ThreadState<T> {
-    /// For the thread that has `slot`, in a server that is `shared`; `host` where it calls the application.
-    pub(crate) fn new<A>(app: T, slot: Arc<ThreadSlot>, host: Option<Arc<dyn Host>>, shared: &Shared<A>) -> Self {
-        let config = &shared.config;
-        let server =
-            config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
-        let stamp = Stamp { date: Vec::new(), server };
-        let (control, watch) = (shared.control.clone(), shared.watch.clone());
-        let outgoing = Outgoing::new(stamp, control, config.write_timeout, watch, slot, host);
+    /// For a thread that writes responses by `outgoing`.
+    pub(crate) fn new(app: T, outgoing: Outgoing) -> Self {
         ThreadState {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),

@@ -11,7 +11,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::app::LongCall;
 use crate::io::{Bell, thread_number};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
@@ -78,6 +77,19 @@ impl ThreadSlot {
         self.held().holder.get_or_insert(holder);
         false
     }
+}
+
+/// A call of the application that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongCall {
+    /// The number of its thread.
+    pub thread: usize,
+    /// Its number there: see [`Reply::call_number`](crate::Reply::call_number).
+    pub number: u32,
+    /// For how long it has been running.
+    pub so_far: Duration,
+    /// Past `timeout`; else past `slow_request`.
+    pub is_over_time: bool,
 }
 
 /// What a look has found.
