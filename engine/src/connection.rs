@@ -29,6 +29,7 @@ use crate::outbox::Flushed;
 use crate::proxies::{Forwarded, forwarded, preface};
 use crate::reply::{Outgoing, Reply, code_of};
 use crate::request::{Body, Origin, Request};
+use crate::spool::Means;
 use crate::timeouts::Timeout;
 use crate::transport::Transport;
 use crate::turn::{Budget, ServeContext, ThreadState};
@@ -207,8 +208,10 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             let transport = self.transport();
             cx.counters.traffic(std::mem::take(&mut transport.received), std::mem::take(&mut transport.sent));
         }
-        if verdict == Verdict::Close {
-            self.state = State::Closing;
+        if verdict == Verdict::Close
+            && let State::Body(upload) | State::Whole(upload) = std::mem::replace(&mut self.state, State::Closing)
+        {
+            upload.discard(&means(cx, &detached(cx)));
         }
         verdict
     }
@@ -379,7 +382,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                         Err(reject) => self.refuse(reject, Told::Nothing(rest), &mut thread.outgoing, cx),
                     }
                 }
-                State::Body(upload) => match upload.take(rest, cx.config) {
+                State::Body(upload) => match upload.take(rest, cx.config, &means(cx, &detached(cx))) {
                     Ok((used, whole)) => {
                         at += used;
                         self.progress = true;
@@ -387,7 +390,10 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                             self.call_with_upload(thread, cx, budget);
                         }
                     }
-                    Err(reject) => self.refuse_waiting(reject, &mut thread.outgoing, cx),
+                    Err(refusal) => {
+                        cx.note_refusal(&refusal);
+                        self.refuse_waiting(refusal.reject, &mut thread.outgoing, cx);
+                    }
                 },
                 State::Preface => match self.introduce(rest, cx) {
                     Ok(Some(used)) => at += used,
@@ -479,7 +485,13 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         if head.expects_continue && behind.is_empty() {
             outgoing_of(outgoing).bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        self.state = State::Body(Box::new(Upload::new(std::mem::take(head), head_bytes, cx.config)));
+        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config) {
+            Ok(upload) => self.state = State::Body(Box::new(upload)),
+            Err(head) => {
+                let request = Request::new(&head, head_bytes, Body::Memory(b""), 0, origin);
+                self.refuse(Reject::OutOfMemory, Told::Request(&request), outgoing, cx);
+            }
+        }
         head_bytes.len()
     }
 
@@ -500,14 +512,25 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             self.state = State::Whole(upload);
             return;
         }
-        let rewound = upload.rewind();
+        let detached = detached(cx);
+        let means = means(cx, &detached);
+        let rewound = upload.rewind(&means);
         let forwarded = upload.forwarded(self.peer, cx.config);
         let origin = Origin { peer: self.peer, forwarded: &forwarded, listener: self.listener };
         let request = upload.request(origin);
         match rewound {
-            Ok(()) => self.call(&request, &mut thread.app, &mut thread.outgoing, cx, budget),
-            Err(reject) => self.refuse(reject, Told::Request(&request), &mut thread.outgoing, cx),
+            Ok(is_file) => {
+                if is_file {
+                    cx.storage.note_success();
+                }
+                self.call(&request, &mut thread.app, &mut thread.outgoing, cx, budget);
+            }
+            Err(refusal) => {
+                cx.note_refusal(&refusal);
+                self.refuse(refusal.reject, Told::Request(&request), &mut thread.outgoing, cx);
+            }
         }
+        upload.discard(&means);
     }
 
     /// The application's turn: from here to the end of the response the request is this thread's.
@@ -599,13 +622,17 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
 
     /// Refuses what is held of a request: as a whole, up to somewhere in its body, or as bytes that have not been looked at.
     #[cold]
-    fn refuse_waiting<A>(&mut self, reject: Reject, outgoing: &mut Option<Box<Outgoing>>, cx: &ServeContext<'_, A>) {
+    fn refuse_waiting<A>(&mut self, reject: Reject, outgoing: &mut Option<Box<Outgoing>>, cx: &ServeContext<'_, A>)
+    where
+        A: App<S, Block = B>,
+    {
         let inbox = std::mem::take(&mut self.inbox);
         match std::mem::replace(&mut self.state, State::Closing) {
             State::Body(upload) | State::Whole(upload) => {
                 let forwarded = upload.forwarded(self.peer, cx.config);
                 let origin = Origin { peer: self.peer, forwarded: &forwarded, listener: self.listener };
                 self.refuse(reject, Told::Request(&upload.request(origin)), outgoing, cx);
+                upload.discard(&means(cx, &detached(cx)));
             }
             _ => self.refuse(reject, Told::Nothing(&inbox), outgoing, cx),
         }
@@ -661,6 +688,16 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             Ok(_) | Err(_) => Some(Verdict::Close),
         }
     }
+}
+
+/// How a spool waits for a disk.
+fn detached<S: Socket, A: App<S>>(cx: &ServeContext<'_, A>) -> impl Fn(&mut (dyn FnMut() + Send)) {
+    |work| cx.app.blocking(work)
+}
+
+/// What a spool may use.
+fn means<'a, A>(cx: &ServeContext<'_, A>, detached: &'a dyn Fn(&mut (dyn FnMut() + Send))) -> Means<'a> {
+    Means { body_buffer: cx.config.body_buffer, detached }
 }
 
 /// A thread's own, between two calls of the application.

@@ -9,6 +9,7 @@ use crate::control::Control;
 use crate::counters::{Cell, Counters};
 use crate::host::ParkedThreads;
 use crate::permits::Permits;
+use crate::storage::Storage;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::turn::ServeContext;
 use crate::watch::Watch;
@@ -31,6 +32,8 @@ pub(crate) struct Shared<A> {
     pub watch: Arc<Watch>,
     pub permits: Permits,
     pub parked: ParkedThreads,
+    /// What bodies take, all together.
+    pub storage: Arc<Storage>,
     /// Requests that are whole and wait for a thread.
     pub queued_requests: AtomicUsize,
     /// Requests after which the server drains by itself, as they are counted.
@@ -49,6 +52,7 @@ impl<A> Shared<A> {
         Shared {
             watch: Arc::new(Watch::new(config.times_calls())),
             permits: Permits::new(config.threads.max(1)),
+            storage: Storage::new(config.max_body_memory, config.max_body_disk),
             app,
             config,
             books,
@@ -85,6 +89,7 @@ impl<A> Shared<A> {
             config: &self.config,
             counters: &self.books.counters,
             permits: &self.permits,
+            storage: &self.storage,
             log: self.books.log.as_deref(),
             last_request: self.last_request,
             draining: self.control.is_stopping(),

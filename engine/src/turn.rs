@@ -15,6 +15,8 @@ use crate::io::Socket;
 use crate::permits::Permits;
 use crate::reply::Outgoing;
 use crate::shared::Shared;
+use crate::storage::Storage;
+use crate::upload::Refusal;
 use crate::watch::ThreadSlot;
 
 /// Bytes a thread reads at once. Four times as many as most requests of a turn have together make uploads a quarter cheaper;
@@ -85,6 +87,7 @@ pub(crate) struct ServeContext<'a, A> {
     pub config: &'a Config,
     pub counters: &'a Counters,
     pub permits: &'a Permits,
+    pub storage: &'a Arc<Storage>,
     pub log: Option<&'a AccessLog>,
     /// Requests after which the server drains.
     pub last_request: u64,
@@ -116,6 +119,19 @@ impl<A> ServeContext<'_, A> {
         let Some(place) = self.permits.take_or_queue(false) else { return };
         while !self.app.blocking(|| place.wait()) {
             self.app.woken();
+        }
+    }
+
+    /// Tells of a temporary file that cannot be made or written, once until one can.
+    #[cold]
+    pub(crate) fn note_refusal<S: Socket>(&self, refusal: &Refusal)
+    where
+        A: App<S>,
+    {
+        if let Some(error) = &refusal.error
+            && self.storage.note_failure()
+        {
+            self.app.storage_fails(&std::env::temp_dir(), error);
         }
     }
 
