@@ -6,6 +6,7 @@ How it works: half a body is sent and held there; what another request gets then
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,33 @@ def test_a_body_without_a_file_for_it_is_told_once(
         assert upload() == 200
         folder.rmdir()
     assert server.ask().status == 200
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what a process has")
+@pytest.mark.parametrize("left", [1_000_000, 5_000_000])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_that_the_system_refuses_is_the_matter_of_one_request(serve: Serve, left: int, threads: int) -> None:
+    """Bodies go to files, or their requests are refused; the others are served, and so is everybody later."""
+    limits = {"body_buffer": 1 << 30, "max_body_memory": 1 << 40}
+    server = serve("apps.memory:app", threads=threads, **limits)
+    size = 40_000_000  # more than a thread's part of malloc has
+    tasks = Path(f"/proc/{server.pid}/task")
+    while threads > 1 and len(list(tasks.iterdir())) <= threads:  # a stack needs address space, too
+        server.ask()
+    with server.connect() as steady, contextlib.ExitStack() as stack:
+        assert steady.ask("GET", f"/tighten?bytes={left}").status == 200
+        clients = [stack.enter_context(server.connect()) for _ in range(3)]
+        for client in clients:
+            client.send(message("POST", "/", f"Content-Length: {size}"))
+            client.send(b"x" * (size - 1))
+        answers = []
+        for client in clients:
+            client.send(b"x")
+            answers.append(client.recv_response())
+        assert {answer.status for answer in answers} <= {200, 500, 503}
+        kinds = {answer.body for answer in answers if answer.status == 200}
+        assert kinds <= {f"BufferedReader {size}".encode(), f"BytesIO {size}".encode()}
+        assert f"BufferedReader {size}".encode() in kinds
+        assert steady.ask("GET", "/loosen").status == 200
+        assert server.ask("POST", "/", body=b"x" * 9).body == b"BytesIO 9"
+    server.stderr()  # there may be the traceback of a MemoryError

@@ -324,10 +324,12 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             };
             if self.inbox.is_empty() {
                 let used = self.feed(received, thread, cx, budget);
-                self.inbox.extend_from_slice(&received[used..]);
+                self.keep(&received[used..], thread, cx);
                 return None;
             }
-            self.inbox.extend_from_slice(received);
+            if !self.keep(received, thread, cx) {
+                return None;
+            }
         }
         self.unseen = false;
         let mut inbox = std::mem::take(&mut self.inbox);
@@ -337,6 +339,21 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             self.inbox = inbox;
         }
         (self.unseen && budget.requests == 0).then_some(Verdict::Again)
+    }
+
+    /// Adds `bytes` to the inbox. Without memory for them the request that they belong to is refused; whether that was not so.
+    fn keep<A>(&mut self, bytes: &[u8], thread: &mut ThreadState<A::PerThread>, cx: &ServeContext<'_, A>) -> bool
+    where
+        A: App<S, Block = B>,
+    {
+        let is_kept = self.inbox.try_reserve(bytes.len()).is_ok();
+        if is_kept {
+            self.inbox.extend_from_slice(bytes);
+        } else if !matches!(self.state, State::Closing) {
+            self.queued = false;
+            self.refuse_waiting(Reject::OutOfMemory, &mut thread.outgoing, cx);
+        }
+        is_kept
     }
 
     fn wait_for_request<A>(&mut self, cx: &ServeContext<'_, A>) -> Verdict {

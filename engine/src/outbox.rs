@@ -1,7 +1,7 @@
 //! What a peer has not taken yet, in order. Empty except under back-pressure and while a file is sent.
 //! Must not know: framing; it holds wire bytes.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice};
 
@@ -64,12 +64,23 @@ impl<B: AsRef<[u8]>> Outbox<B> {
     }
 
     /// Appends a copy of `bytes`.
-    pub fn push_bytes(&mut self, bytes: &[u8]) {
-        match self.pieces.back_mut() {
-            _ if bytes.is_empty() => {}
-            Some(Piece::Bytes(last)) => last.extend_from_slice(bytes),
-            _ => self.pieces.push_back(Piece::Bytes(bytes.to_vec())),
+    ///
+    /// # Errors
+    /// Where the system has no memory for it.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), TryReserveError> {
+        if bytes.is_empty() {
+            return Ok(());
         }
+        if let Some(Piece::Bytes(last)) = self.pieces.back_mut() {
+            last.try_reserve(bytes.len())?;
+            last.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        self.pieces.push_back(Piece::Bytes(copy));
+        Ok(())
     }
 
     /// Appends bytes `start..end` of `block`, without a copy.

@@ -292,6 +292,11 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         if !head.is_begun() {
             return false;
         }
+        if bytes.try_reserve(head.room(stamp)).is_err() {
+            response.started = true;
+            self.transport.reset(); // without memory for the head there is no response
+            return true;
+        }
         // The stop may have come while the application was at work.
         response.asked.server_persists &= !control.is_stopping();
         (response.framing, response.persists) = finish_head(head, response.asked, whole, stamp, bytes);
@@ -362,7 +367,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         }
         let data = &data[..len];
         response.bytes += len as u64;
-        if len <= COPIED_BLOCK_BYTES {
+        if len <= COPIED_BLOCK_BYTES && self.outgoing.bytes.try_reserve(len + tail.len()).is_ok() {
             self.outgoing.bytes.extend_from_slice(data);
             self.outgoing.bytes.extend_from_slice(tail);
             if self.outgoing.bytes.len() > OUTGOING_BYTES {

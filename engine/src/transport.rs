@@ -55,8 +55,15 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
 
     /// Appends `bytes` to what waits, and empties them.
     pub(crate) fn push(&mut self, bytes: &mut Vec<u8>) {
-        self.outbox.push_bytes(bytes);
+        self.keep(bytes);
         bytes.clear();
+    }
+
+    /// Appends a copy of `bytes` to what waits. Without memory for it the peer cannot have what was promised to it.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.outbox.push_bytes(bytes).is_err() {
+            self.reset();
+        }
     }
 
     /// Hands over `bytes`, and empties them; what the peer does not take waits.
@@ -79,7 +86,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.outbox.push_bytes(rest);
+                    self.keep(rest);
                     break;
                 }
                 Err(_) => self.broken = true,
@@ -105,7 +112,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
             }
         }
         let gone = sent.min(before.len());
-        self.outbox.push_bytes(&before[gone..]);
+        self.keep(&before[gone..]);
         before.clear();
         sent -= gone;
         if sent < data.len() {
@@ -114,7 +121,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
         } else {
             sent -= data.len();
         }
-        self.outbox.push_bytes(&tail[sent..]);
+        self.keep(&tail[sent..]);
     }
 
     /// Appends `len` bytes of `file` from `offset` on.

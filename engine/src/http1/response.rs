@@ -44,6 +44,9 @@ fn text(bytes: &[u8]) -> String {
     bytes.iter().take(100).map(|byte| char::from(*byte)).collect()
 }
 
+/// Room for the fields that the server adds to a head beside its [`Stamp`].
+const FIELDS_BYTES: usize = 96;
+
 /// Status line and fields as the application gave them, serialized; without what the server adds.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
@@ -150,6 +153,11 @@ impl ResponseHead {
         self.status
     }
 
+    /// Bytes that the whole head has at the most.
+    pub(crate) fn room(&self, stamp: &Stamp) -> usize {
+        self.bytes.len() + stamp.date.len() + stamp.server.len() + FIELDS_BYTES
+    }
+
     /// The application's `Content-Length`.
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
@@ -228,7 +236,7 @@ pub fn finish_head(
         // Nothing tells the end of the body but the connection's; a response to HEAD has no body to end.
         (_, None, None) => (None, UntilClose, may_persist && asked.head),
     };
-    out.reserve(head.bytes.len() + stamp.date.len() + stamp.server.len() + 96);
+    out.reserve(head.room(stamp));
     out.extend_from_slice(&head.bytes);
     if !head.has_date {
         out.extend_from_slice(&stamp.date);
