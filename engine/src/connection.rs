@@ -98,7 +98,7 @@ pub(crate) struct Connection<S: Socket, B> {
 /// What a step of a connection's life asks for: the next step, or the end of the turn.
 type Flow = Option<Verdict>;
 
-impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
+impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
     /// A connection just accepted. Its request is usually there already, so it is read at once.
     pub(crate) fn new(socket: S, peer: Peer, listener: usize, config: &Config) -> Box<Self> {
         Box::new(Connection {
@@ -164,7 +164,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                 cx.counters.count(Cell::Gone);
                 break Verdict::Close;
             }
-            match self.transport().flush() {
+            match self.flush(cx) {
                 Flushed::All => {}
                 Flushed::Blocked => break self.wait(Timeout::Write),
                 Flushed::Paused => break Verdict::Again,
@@ -267,6 +267,15 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
     /// Sends what was held. Whether all of it is gone: else the connection must be served.
     pub(crate) fn release(&mut self) -> bool {
         self.transport().release()
+    }
+
+    /// Hands over what waits. What the application's runtime holds is let go where that may wait for a disk.
+    fn flush<A>(&mut self, cx: &ServeContext<'_, A>) -> Flushed
+    where
+        A: App<S, Block = B>,
+    {
+        let transport = self.transport();
+        if transport.waits_for_disk() { cx.app.blocking(|| transport.flush()) } else { transport.flush() }
     }
 
     fn wait(&mut self, timeout: Timeout) -> Verdict {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 
 use crate::io::Socket;
+use crate::storage::Share;
 
 /// Pieces given to one system call.
 const PIECES_PER_SEND: usize = 16;
@@ -29,7 +30,7 @@ pub enum Flushed {
 enum Piece<B> {
     Bytes(Vec<u8>),
     Block { block: B, start: usize, end: usize },
-    File { file: File, offset: u64, len: u64 },
+    File { file: File, offset: u64, len: u64, _share: Share },
 }
 
 impl<B: AsRef<[u8]>> Piece<B> {
@@ -47,13 +48,15 @@ impl<B: AsRef<[u8]>> Piece<B> {
 #[derive(Debug)]
 pub struct Outbox<B> {
     pieces: VecDeque<Piece<B>>,
+    /// How many of them are files.
+    files: usize,
     /// Bytes of the first piece that are gone.
     sent: usize,
 }
 
 impl<B> Default for Outbox<B> {
     fn default() -> Self {
-        Outbox { pieces: VecDeque::new(), sent: 0 }
+        Outbox { pieces: VecDeque::new(), files: 0, sent: 0 }
     }
 }
 
@@ -61,6 +64,11 @@ impl<B: AsRef<[u8]>> Outbox<B> {
     /// Whether everything has been handed to the system.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Whether a file is to be sent, which may wait for a disk.
+    pub fn has_file(&self) -> bool {
+        self.files > 0
     }
 
     /// Appends a copy of `bytes`.
@@ -90,10 +98,12 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Appends `len` bytes of `file` from `offset` on.
-    pub fn push_file(&mut self, file: File, offset: u64, len: u64) {
+    /// Appends `len` bytes of `file` from `offset` on; its descriptor is counted in `share`.
+    pub fn push_file(&mut self, file: File, offset: u64, len: u64, mut share: Share) {
         if len > 0 {
-            self.pieces.push_back(Piece::File { file, offset, len });
+            share.count_files(1);
+            self.files += 1;
+            self.pieces.push_back(Piece::File { file, offset, len, _share: share });
         }
     }
 
@@ -105,10 +115,11 @@ impl<B: AsRef<[u8]>> Outbox<B> {
                 return Ok(Flushed::Paused);
             }
             let sent = match self.pieces.front_mut() {
-                Some(Piece::File { file, offset, len }) => {
+                Some(Piece::File { file, offset, len, .. }) => {
                     let sent = send_file(socket, file, offset, len, budget);
                     if *len == 0 {
                         self.pieces.pop_front();
+                        self.files -= 1;
                     }
                     sent
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::io::{Socket, Wait};
 use crate::outbox::{Flushed, Outbox};
+use crate::storage::Share;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
 pub(crate) const COPIED_BLOCK_BYTES: usize = 8 * 1024;
@@ -73,7 +74,10 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
         }
         if !self.outbox.is_empty() {
             self.push(bytes);
-            self.flush();
+            // What stands behind a file leaves with it: see `waits_for_disk`.
+            if !self.waits_for_disk() {
+                self.flush();
+            }
             return;
         }
         let mut rest = &bytes[..];
@@ -125,8 +129,13 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
     }
 
     /// Appends `len` bytes of `file` from `offset` on.
-    pub(crate) fn push_file(&mut self, file: File, offset: u64, len: u64) {
-        self.outbox.push_file(file, offset, len);
+    pub(crate) fn push_file(&mut self, file: File, offset: u64, len: u64, share: Share) {
+        self.outbox.push_file(file, offset, len, share);
+    }
+
+    /// Whether [`Transport::flush`] may wait for a disk.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.outbox.has_file()
     }
 
     /// Hands over what waits, as much as the peer takes and a turn allows.

@@ -57,8 +57,8 @@ impl<T> ThreadState<T> {
         let server =
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
-        let (control, watch) = (shared.control.clone(), shared.watch.clone());
-        let outgoing = Outgoing::new(stamp, control, config.write_timeout, watch, slot, host);
+        let (control, storage, watch) = (shared.control.clone(), shared.storage.clone(), shared.watch.clone());
+        let outgoing = Outgoing::new(stamp, control, config.write_timeout, storage, watch, slot, host);
         ThreadState {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),

@@ -1,4 +1,4 @@
-"""`/tighten?bytes=N` leaves the process so much address space, `/loosen` all of it; anything else says where its body is.
+"""`/tighten?bytes=N` leaves the process so much address space, `/loosen` all of it; all say where the body is.
 
 The body is read in small pieces. Linux alone tells what the process has.
 """
