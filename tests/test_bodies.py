@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,3 +210,14 @@ def test_many_keep_alive_connections(shared: Serve, connections: int) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("is_unix", [False, True], ids=["TCP", "unix"])
+def test_a_client_that_leaves_in_the_middle_of_a_file(serve: Serve, tmp_path: Path, is_unix: bool) -> None:
+    """The application has set SIGPIPE to its default, which would end the process."""
+    server = serve("apps.sigpipe:app", host=f"unix:{tmp_path}/socket" if is_unix else "127.0.0.1")
+    for taken in range(1000, 500_000, 5000):
+        with server.connect() as client:
+            client.send(message("GET", "/file"))
+            client.recv_exactly(taken)
+    assert server.ask().body == b"ok"

@@ -308,6 +308,8 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         },
         max_body: options.getattr("max_body")?.extract()?,
         body_buffer: options.getattr("body_buffer")?.extract()?,
+        max_body_memory: options.getattr("max_body_memory")?.extract()?,
+        max_body_disk: options.getattr("max_body_disk")?.extract()?,
         header_timeout: seconds("header_timeout")?,
         body_timeout: seconds("body_timeout")?,
         write_timeout: seconds("write_timeout")?,

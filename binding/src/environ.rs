@@ -210,6 +210,14 @@ impl Environs {
     fn input<'py>(&self, py: Python<'py>, body: &Body<'_>) -> PyResult<Bound<'py, PyAny>> {
         match body {
             Body::Memory([]) => self.bytes_io.bind(py).call0(),
+            // Without memory for a copy there is a MemoryError, not a panic.
+            Body::Memory(bytes) if bytes.len() >= LARGE_BODY_BYTES => {
+                let copy = PyBytes::new_with(py, bytes.len(), |copy| {
+                    copy.copy_from_slice(bytes);
+                    Ok(())
+                })?;
+                self.bytes_io.bind(py).call1((copy,))
+            }
             Body::Memory(bytes) => self.bytes_io.bind(py).call1((PyBytes::new(py, bytes),)),
             Body::File(file) => {
                 let file = file.try_clone()?;
@@ -220,6 +228,9 @@ impl Environs {
         }
     }
 }
+
+/// Bodies from this length on are of a size that a peer chooses.
+const LARGE_BODY_BYTES: usize = 16 * 1024;
 
 /// The dict each environ starts as. What requests set stands there already, so that the copy does not grow, and with
 /// the value that most of them have.

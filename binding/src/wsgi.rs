@@ -4,6 +4,7 @@
 //! back to the engine on every path; `close()` is called once.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use bjoern_engine::io::SystemSocket;
@@ -247,6 +248,21 @@ impl App<SystemSocket> for Wsgi {
 
     fn log_fails(&self, error: &io::Error) {
         let text = format!("the access log cannot be written, and lines are lost: {}", reason(error));
+        Python::attach(|py| {
+            if let Err(error) = say(py, "error", &text, "") {
+                print_exception(py, &error);
+            }
+        });
+    }
+
+    fn storage_fails(&self, folder: &Path, error: &io::Error) {
+        let setting = if std::env::var_os("TMPDIR").is_some() { "TMPDIR names it" } else { "TMPDIR is not set" };
+        let text = format!(
+            "request bodies cannot be kept in temporary files in {}: {}; until they can, requests with bodies longer than \
+             body_buffer get 503 ({setting}: set it to a folder that can be written to and has room)",
+            folder.display(),
+            reason(error)
+        );
         Python::attach(|py| {
             if let Err(error) = say(py, "error", &text, "") {
                 print_exception(py, &error);

@@ -1,6 +1,8 @@
 //! The only door to the application: the question put to it, and its answer.
 //! Must not know: which language it is written in, which thread asks.
 
+use std::path::Path;
+
 use crate::io::Socket;
 use crate::reply::Reply;
 use crate::request::Request;
@@ -75,6 +77,10 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
 
     /// The access log cannot be written, from now on and until this is called again. The interpreter is not held.
     fn log_fails(&self, _error: &std::io::Error) {}
+
+    /// Bodies cannot be kept in temporary files in `folder`, from now on and until this is called again: their requests are
+    /// refused with 503.
+    fn storage_fails(&self, _folder: &Path, _error: &std::io::Error) {}
 
     /// A thread has left [`Server::work`](crate::Server::work).
     fn left(&self) {}

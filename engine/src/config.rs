@@ -15,6 +15,10 @@ pub struct Config {
     pub max_body: u64,
     /// Bytes of a request body kept in memory; what is longer goes to an unlinked temporary file.
     pub body_buffer: usize,
+    /// Bytes of bodies kept in memory by all connections together; past it a body goes to a file, however short it is.
+    pub max_body_memory: u64,
+    /// Bytes of bodies in files, of all connections together; past it 503. 0: as many as the disk holds.
+    pub max_body_disk: u64,
     /// From the first byte of a request (or the accept) to the end of its head; past it 408, or a close where nothing came.
     pub header_timeout: Duration,
     /// Without a byte of the body; past it 408.
@@ -70,6 +74,8 @@ impl Default for Config {
             limits: Limits::default(),
             max_body: 1024 * 1024 * 1024,
             body_buffer: 1024 * 1024,
+            max_body_memory: 64 * 1024 * 1024,
+            max_body_disk: 16 * 1024 * 1024 * 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),

@@ -29,6 +29,7 @@ use crate::outbox::Flushed;
 use crate::proxies::{Forwarded, forwarded, preface};
 use crate::reply::{Outgoing, Reply, code_of};
 use crate::request::{Body, Origin, Request};
+use crate::spool::Means;
 use crate::timeouts::Timeout;
 use crate::transport::Transport;
 use crate::turn::{Budget, ServeContext, ThreadState};
@@ -97,7 +98,7 @@ pub(crate) struct Connection<S: Socket, B> {
 /// What a step of a connection's life asks for: the next step, or the end of the turn.
 type Flow = Option<Verdict>;
 
-impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
+impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
     /// A connection just accepted. Its request is usually there already, so it is read at once.
     pub(crate) fn new(socket: S, peer: Peer, listener: usize, config: &Config) -> Box<Self> {
         Box::new(Connection {
@@ -163,7 +164,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                 cx.counters.count(Cell::Gone);
                 break Verdict::Close;
             }
-            match self.transport().flush() {
+            match self.flush(cx) {
                 Flushed::All => {}
                 Flushed::Blocked => break self.wait(Timeout::Write),
                 Flushed::Paused => break Verdict::Again,
@@ -207,8 +208,10 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             let transport = self.transport();
             cx.counters.traffic(std::mem::take(&mut transport.received), std::mem::take(&mut transport.sent));
         }
-        if verdict == Verdict::Close {
-            self.state = State::Closing;
+        if verdict == Verdict::Close
+            && let State::Body(upload) | State::Whole(upload) = std::mem::replace(&mut self.state, State::Closing)
+        {
+            upload.discard(&means(cx, &detached(cx)));
         }
         verdict
     }
@@ -266,6 +269,15 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         self.transport().release()
     }
 
+    /// Hands over what waits. What the application's runtime holds is let go where that may wait for a disk.
+    fn flush<A>(&mut self, cx: &ServeContext<'_, A>) -> Flushed
+    where
+        A: App<S, Block = B>,
+    {
+        let transport = self.transport();
+        if transport.waits_for_disk() { cx.app.blocking(|| transport.flush()) } else { transport.flush() }
+    }
+
     fn wait(&mut self, timeout: Timeout) -> Verdict {
         let renewed = self.transport().take_progress() | std::mem::take(&mut self.progress);
         Verdict::Wait { timeout, renewed }
@@ -321,10 +333,12 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             };
             if self.inbox.is_empty() {
                 let used = self.feed(received, thread, cx, budget);
-                self.inbox.extend_from_slice(&received[used..]);
+                self.keep(&received[used..], thread, cx);
                 return None;
             }
-            self.inbox.extend_from_slice(received);
+            if !self.keep(received, thread, cx) {
+                return None;
+            }
         }
         self.unseen = false;
         let mut inbox = std::mem::take(&mut self.inbox);
@@ -334,6 +348,21 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             self.inbox = inbox;
         }
         (self.unseen && budget.requests == 0).then_some(Verdict::Again)
+    }
+
+    /// Adds `bytes` to the inbox. Without memory for them the request that they belong to is refused; whether that was not so.
+    fn keep<A>(&mut self, bytes: &[u8], thread: &mut ThreadState<A::PerThread>, cx: &ServeContext<'_, A>) -> bool
+    where
+        A: App<S, Block = B>,
+    {
+        let is_kept = self.inbox.try_reserve(bytes.len()).is_ok();
+        if is_kept {
+            self.inbox.extend_from_slice(bytes);
+        } else if !matches!(self.state, State::Closing) {
+            self.queued = false;
+            self.refuse_waiting(Reject::OutOfMemory, &mut thread.outgoing, cx);
+        }
+        is_kept
     }
 
     fn wait_for_request<A>(&mut self, cx: &ServeContext<'_, A>) -> Verdict {
@@ -379,7 +408,7 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                         Err(reject) => self.refuse(reject, Told::Nothing(rest), &mut thread.outgoing, cx),
                     }
                 }
-                State::Body(upload) => match upload.take(rest, cx.config) {
+                State::Body(upload) => match upload.take(rest, cx.config, &means(cx, &detached(cx))) {
                     Ok((used, whole)) => {
                         at += used;
                         self.progress = true;
@@ -387,7 +416,10 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
                             self.call_with_upload(thread, cx, budget);
                         }
                     }
-                    Err(reject) => self.refuse_waiting(reject, &mut thread.outgoing, cx),
+                    Err(refusal) => {
+                        cx.note_refusal(&refusal);
+                        self.refuse_waiting(refusal.reject, &mut thread.outgoing, cx);
+                    }
                 },
                 State::Preface => match self.introduce(rest, cx) {
                     Ok(Some(used)) => at += used,
@@ -479,7 +511,13 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
         if head.expects_continue && behind.is_empty() {
             outgoing_of(outgoing).bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        self.state = State::Body(Box::new(Upload::new(std::mem::take(head), head_bytes, cx.config)));
+        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config) {
+            Ok(upload) => self.state = State::Body(Box::new(upload)),
+            Err(head) => {
+                let request = Request::new(&head, head_bytes, Body::Memory(b""), 0, origin);
+                self.refuse(Reject::OutOfMemory, Told::Request(&request), outgoing, cx);
+            }
+        }
         head_bytes.len()
     }
 
@@ -500,14 +538,25 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             self.state = State::Whole(upload);
             return;
         }
-        let rewound = upload.rewind();
+        let detached = detached(cx);
+        let means = means(cx, &detached);
+        let rewound = upload.rewind(&means);
         let forwarded = upload.forwarded(self.peer, cx.config);
         let origin = Origin { peer: self.peer, forwarded: &forwarded, listener: self.listener };
         let request = upload.request(origin);
         match rewound {
-            Ok(()) => self.call(&request, &mut thread.app, &mut thread.outgoing, cx, budget),
-            Err(reject) => self.refuse(reject, Told::Request(&request), &mut thread.outgoing, cx),
+            Ok(is_file) => {
+                if is_file {
+                    cx.storage.note_success();
+                }
+                self.call(&request, &mut thread.app, &mut thread.outgoing, cx, budget);
+            }
+            Err(refusal) => {
+                cx.note_refusal(&refusal);
+                self.refuse(refusal.reject, Told::Request(&request), &mut thread.outgoing, cx);
+            }
         }
+        upload.discard(&means);
     }
 
     /// The application's turn: from here to the end of the response the request is this thread's.
@@ -600,13 +649,17 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
 
     /// Refuses what is held of a request: as a whole, up to somewhere in its body, or as bytes that have not been looked at.
     #[cold]
-    fn refuse_waiting<A>(&mut self, reject: Reject, outgoing: &mut Option<Box<Outgoing>>, cx: &ServeContext<'_, A>) {
+    fn refuse_waiting<A>(&mut self, reject: Reject, outgoing: &mut Option<Box<Outgoing>>, cx: &ServeContext<'_, A>)
+    where
+        A: App<S, Block = B>,
+    {
         let inbox = std::mem::take(&mut self.inbox);
         match std::mem::replace(&mut self.state, State::Closing) {
             State::Body(upload) | State::Whole(upload) => {
                 let forwarded = upload.forwarded(self.peer, cx.config);
                 let origin = Origin { peer: self.peer, forwarded: &forwarded, listener: self.listener };
                 self.refuse(reject, Told::Request(&upload.request(origin)), outgoing, cx);
+                upload.discard(&means(cx, &detached(cx)));
             }
             _ => self.refuse(reject, Told::Nothing(&inbox), outgoing, cx),
         }
@@ -662,6 +715,16 @@ impl<S: Socket, B: AsRef<[u8]>> Connection<S, B> {
             Ok(_) | Err(_) => Some(Verdict::Close),
         }
     }
+}
+
+/// How a spool waits for a disk.
+fn detached<S: Socket, A: App<S>>(cx: &ServeContext<'_, A>) -> impl Fn(&mut (dyn FnMut() + Send)) {
+    |work| cx.app.blocking(work)
+}
+
+/// What a spool may use.
+fn means<'a, A>(cx: &ServeContext<'_, A>, detached: &'a dyn Fn(&mut (dyn FnMut() + Send))) -> Means<'a> {
+    Means { body_buffer: cx.config.body_buffer, detached }
 }
 
 /// A thread's own, between two calls of the application.

@@ -43,6 +43,7 @@ mod rounds;
 mod server;
 mod shared;
 mod spool;
+mod storage;
 mod sync;
 mod timeouts;
 mod transport;

@@ -1,11 +1,12 @@
 //! What a peer has not taken yet, in order. Empty except under back-pressure and while a file is sent.
 //! Must not know: framing; it holds wire bytes.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::fs::File;
 use std::io::{self, IoSlice};
 
 use crate::io::Socket;
+use crate::storage::Share;
 
 /// Pieces given to one system call.
 const PIECES_PER_SEND: usize = 16;
@@ -29,7 +30,7 @@ pub enum Flushed {
 enum Piece<B> {
     Bytes(Vec<u8>),
     Block { block: B, start: usize, end: usize },
-    File { file: File, offset: u64, len: u64 },
+    File { file: File, offset: u64, len: u64, _share: Share },
 }
 
 impl<B: AsRef<[u8]>> Piece<B> {
@@ -47,13 +48,15 @@ impl<B: AsRef<[u8]>> Piece<B> {
 #[derive(Debug)]
 pub struct Outbox<B> {
     pieces: VecDeque<Piece<B>>,
+    /// How many of them are files.
+    files: usize,
     /// Bytes of the first piece that are gone.
     sent: usize,
 }
 
 impl<B> Default for Outbox<B> {
     fn default() -> Self {
-        Outbox { pieces: VecDeque::new(), sent: 0 }
+        Outbox { pieces: VecDeque::new(), files: 0, sent: 0 }
     }
 }
 
@@ -63,13 +66,29 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         self.pieces.is_empty()
     }
 
+    /// Whether a file is to be sent, which may wait for a disk.
+    pub fn has_file(&self) -> bool {
+        self.files > 0
+    }
+
     /// Appends a copy of `bytes`.
-    pub fn push_bytes(&mut self, bytes: &[u8]) {
-        match self.pieces.back_mut() {
-            _ if bytes.is_empty() => {}
-            Some(Piece::Bytes(last)) => last.extend_from_slice(bytes),
-            _ => self.pieces.push_back(Piece::Bytes(bytes.to_vec())),
+    ///
+    /// # Errors
+    /// Where the system has no memory for it.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), TryReserveError> {
+        if bytes.is_empty() {
+            return Ok(());
         }
+        if let Some(Piece::Bytes(last)) = self.pieces.back_mut() {
+            last.try_reserve(bytes.len())?;
+            last.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        self.pieces.push_back(Piece::Bytes(copy));
+        Ok(())
     }
 
     /// Appends bytes `start..end` of `block`, without a copy.
@@ -79,10 +98,12 @@ impl<B: AsRef<[u8]>> Outbox<B> {
         }
     }
 
-    /// Appends `len` bytes of `file` from `offset` on.
-    pub fn push_file(&mut self, file: File, offset: u64, len: u64) {
+    /// Appends `len` bytes of `file` from `offset` on; its descriptor is counted in `share`.
+    pub fn push_file(&mut self, file: File, offset: u64, len: u64, mut share: Share) {
         if len > 0 {
-            self.pieces.push_back(Piece::File { file, offset, len });
+            share.count_files(1);
+            self.files += 1;
+            self.pieces.push_back(Piece::File { file, offset, len, _share: share });
         }
     }
 
@@ -94,10 +115,11 @@ impl<B: AsRef<[u8]>> Outbox<B> {
                 return Ok(Flushed::Paused);
             }
             let sent = match self.pieces.front_mut() {
-                Some(Piece::File { file, offset, len }) => {
+                Some(Piece::File { file, offset, len, .. }) => {
                     let sent = send_file(socket, file, offset, len, budget);
                     if *len == 0 {
                         self.pieces.pop_front();
+                        self.files -= 1;
                     }
                     sent
                 }

@@ -17,6 +17,7 @@ use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error, finish
 use crate::io::{Socket, Wait};
 use crate::outbox::Flushed;
 use crate::permits::Place;
+use crate::storage::Storage;
 use crate::sync::{Guess, thread};
 use crate::transport::{COPIED_BLOCK_BYTES, Transport};
 use crate::watch::{ThreadSlot, Watch};
@@ -47,6 +48,7 @@ pub struct Outgoing {
     pub(crate) stamp: Stamp,
     pub(crate) control: Arc<Control>,
     pub(crate) write_timeout: Duration,
+    pub(crate) storage: Arc<Storage>,
     pub(crate) watch: Arc<Watch>,
     /// Where the thread says what it does.
     pub(crate) slot: Arc<ThreadSlot>,
@@ -77,6 +79,7 @@ impl Outgoing {
         stamp: Stamp,
         control: Arc<Control>,
         write_timeout: Duration,
+        storage: Arc<Storage>,
         watch: Arc<Watch>,
         slot: Arc<ThreadSlot>,
         host: Option<Arc<dyn Host>>,
@@ -87,6 +90,7 @@ impl Outgoing {
             stamp,
             control,
             write_timeout,
+            storage,
             watch,
             slot,
             host,
@@ -297,6 +301,11 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         if !head.is_begun() {
             return false;
         }
+        if bytes.try_reserve(head.room(stamp)).is_err() {
+            response.started = true;
+            self.transport.reset(); // without memory for the head there is no response
+            return true;
+        }
         // The stop may have come while the application was at work.
         response.asked.server_persists &= !control.is_stopping();
         (response.framing, response.persists) = finish_head(head, response.asked, whole, stamp, bytes);
@@ -367,7 +376,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         }
         let data = &data[..len];
         response.bytes += len as u64;
-        if len <= COPIED_BLOCK_BYTES {
+        if len <= COPIED_BLOCK_BYTES && self.outgoing.bytes.try_reserve(len + tail.len()).is_ok() {
             self.outgoing.bytes.extend_from_slice(data);
             self.outgoing.bytes.extend_from_slice(tail);
             if self.outgoing.bytes.len() > OUTGOING_BYTES {
@@ -393,7 +402,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         };
         response.bytes += len;
         self.transport.push(&mut self.outgoing.bytes);
-        self.transport.push_file(file, offset, len);
+        self.transport.push_file(file, offset, len, self.outgoing.storage.share());
     }
 
     // --- between blocks ---

@@ -11,6 +11,7 @@ use crate::host::{Host, ParkedThreads};
 use crate::http1::response::Stamp;
 use crate::permits::Permits;
 use crate::reply::Outgoing;
+use crate::storage::Storage;
 use crate::sync::{AtomicUsize, Ordering};
 use crate::turn::ServeContext;
 use crate::watch::{ThreadSlot, Watch};
@@ -33,6 +34,8 @@ pub(crate) struct Shared<A> {
     pub watch: Arc<Watch>,
     pub permits: Permits,
     pub parked: ParkedThreads,
+    /// What bodies take, all together.
+    pub storage: Arc<Storage>,
     /// Requests that are whole and wait for a thread.
     pub queued_requests: AtomicUsize,
     /// Requests after which the server drains by itself, as they are counted.
@@ -51,6 +54,7 @@ impl<A> Shared<A> {
         Shared {
             watch: Arc::new(Watch::new(config.times_calls())),
             permits: Permits::new(config.threads.max(1)),
+            storage: Storage::new(config.max_body_memory, config.max_body_disk),
             app,
             config,
             books,
@@ -68,8 +72,8 @@ impl<A> Shared<A> {
         let server = self.config.server_header.as_ref();
         let server = server.map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
-        let (control, watch) = (self.control.clone(), self.watch.clone());
-        Outgoing::new(stamp, control, self.config.write_timeout, watch, slot, host)
+        let (control, storage, watch) = (self.control.clone(), self.storage.clone(), self.watch.clone());
+        Outgoing::new(stamp, control, self.config.write_timeout, storage, watch, slot, host)
     }
 
     /// A thread comes to work; how many had come before.
@@ -96,6 +100,7 @@ impl<A> Shared<A> {
             config: &self.config,
             counters: &self.books.counters,
             permits: &self.permits,
+            storage: &self.storage,
             log: self.books.log.as_deref(),
             last_request: self.last_request,
             draining: self.control.is_stopping(),

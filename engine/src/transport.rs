@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::io::{Socket, Wait};
 use crate::outbox::{Flushed, Outbox};
+use crate::storage::Share;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
 pub(crate) const COPIED_BLOCK_BYTES: usize = 8 * 1024;
@@ -55,8 +56,15 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
 
     /// Appends `bytes` to what waits, and empties them.
     pub(crate) fn push(&mut self, bytes: &mut Vec<u8>) {
-        self.outbox.push_bytes(bytes);
+        self.keep(bytes);
         bytes.clear();
+    }
+
+    /// Appends a copy of `bytes` to what waits. Without memory for it the peer cannot have what was promised to it.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.outbox.push_bytes(bytes).is_err() {
+            self.reset();
+        }
     }
 
     /// Hands over `bytes`, and empties them; what the peer does not take waits.
@@ -66,7 +74,10 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
         }
         if !self.outbox.is_empty() {
             self.push(bytes);
-            self.flush();
+            // What stands behind a file leaves with it: see `waits_for_disk`.
+            if !self.waits_for_disk() {
+                self.flush();
+            }
             return;
         }
         let mut rest = &bytes[..];
@@ -79,7 +90,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.outbox.push_bytes(rest);
+                    self.keep(rest);
                     break;
                 }
                 Err(_) => self.broken = true,
@@ -105,7 +116,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
             }
         }
         let gone = sent.min(before.len());
-        self.outbox.push_bytes(&before[gone..]);
+        self.keep(&before[gone..]);
         before.clear();
         sent -= gone;
         if sent < data.len() {
@@ -114,12 +125,17 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
         } else {
             sent -= data.len();
         }
-        self.outbox.push_bytes(&tail[sent..]);
+        self.keep(&tail[sent..]);
     }
 
     /// Appends `len` bytes of `file` from `offset` on.
-    pub(crate) fn push_file(&mut self, file: File, offset: u64, len: u64) {
-        self.outbox.push_file(file, offset, len);
+    pub(crate) fn push_file(&mut self, file: File, offset: u64, len: u64, share: Share) {
+        self.outbox.push_file(file, offset, len, share);
+    }
+
+    /// Whether [`Transport::flush`] may wait for a disk.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.outbox.has_file()
     }
 
     /// Hands over what waits, as much as the peer takes and a turn allows.

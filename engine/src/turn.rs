@@ -1,6 +1,7 @@
 //! What a thread needs to serve a connection: its buffers, and what it must know of the server.
 //! Must not know: sockets, the event loop's inside.
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::access_log::AccessLog;
@@ -11,6 +12,8 @@ use crate::http1::head::Head;
 use crate::io::Socket;
 use crate::permits::Permits;
 use crate::reply::Outgoing;
+use crate::storage::Storage;
+use crate::upload::Refusal;
 
 /// Bytes a thread reads at once. Four times as many as most requests of a turn have together make uploads a quarter cheaper;
 /// memory that no read has reached is not used.
@@ -74,6 +77,7 @@ pub(crate) struct ServeContext<'a, A> {
     pub config: &'a Config,
     pub counters: &'a Counters,
     pub permits: &'a Permits,
+    pub storage: &'a Arc<Storage>,
     pub log: Option<&'a AccessLog>,
     /// Requests after which the server drains.
     pub last_request: u64,
@@ -105,6 +109,19 @@ impl<A> ServeContext<'_, A> {
         let Some(place) = self.permits.take_or_queue(false) else { return };
         while !self.app.blocking(|| place.wait()) {
             self.app.woken();
+        }
+    }
+
+    /// Tells of a temporary file that cannot be made or written, once until one can.
+    #[cold]
+    pub(crate) fn note_refusal<S: Socket>(&self, refusal: &Refusal)
+    where
+        A: App<S>,
+    {
+        if let Some(error) = &refusal.error
+            && self.storage.note_failure()
+        {
+            self.app.storage_fails(&std::env::temp_dir(), error);
         }
     }
 

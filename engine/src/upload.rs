@@ -1,14 +1,17 @@
 //! A request whose body is being collected: its head, and what has come of the body.
 //! Knows: the coding of bodies, their limits.   Must not know: sockets, connections.
 
+use std::io;
+
 use crate::config::Config;
 use crate::http1::chunked::{Decoder, Piece};
 use crate::http1::head::Head;
 use crate::http1::{Framing, Reject};
 use crate::io::Peer;
 use crate::proxies::{Forwarded, forwarded};
-use crate::request::{Body, Origin, Request};
-use crate::spool::Spool;
+use crate::request::{Origin, Request};
+use crate::spool::{Means, Spool, SpoolError};
+use crate::storage::Share;
 
 /// A request whose body is being collected.
 #[derive(Debug)]
@@ -27,15 +30,46 @@ enum Remaining {
     Chunked(Decoder),
 }
 
+/// Why an upload is refused.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub reject: Reject,
+    /// The system's word, where it is the system that refuses.
+    pub error: Option<io::Error>,
+}
+
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Refusal {
+        Refusal { reject, error: None }
+    }
+}
+
+impl From<SpoolError> for Refusal {
+    fn from(error: SpoolError) -> Refusal {
+        match error {
+            SpoolError::Full => Reject::StorageFull.into(),
+            SpoolError::Io(error) => Refusal { reject: Reject::StorageUnavailable, error: Some(error) },
+        }
+    }
+}
+
 impl Upload {
     /// Behind a head, whose bytes are `bytes`.
-    pub(crate) fn new(head: Head, bytes: &[u8], config: &Config) -> Upload {
+    ///
+    /// # Errors
+    /// Where the system has no memory for the head; it is given back.
+    pub(crate) fn new(head: Head, bytes: &[u8], share: Share, config: &Config) -> Result<Upload, Head> {
         let remaining = match head.framing {
             Some(Framing::Chunked) => Remaining::Chunked(Decoder::new(config.limits.max_head)),
             Some(Framing::Length(length)) => Remaining::Length(length),
             Some(Framing::None) | None => Remaining::Length(0),
         };
-        Upload { head, bytes: bytes.to_vec(), spool: Spool::default(), len: 0, remaining }
+        let mut own = Vec::new();
+        if own.try_reserve_exact(bytes.len()).is_err() {
+            return Err(head);
+        }
+        own.extend_from_slice(bytes);
+        Ok(Upload { head, bytes: own, spool: Spool::new(share), len: 0, remaining })
     }
 
     /// What proxies say of it; it was no error when the head had come.
@@ -48,25 +82,32 @@ impl Upload {
 
     /// The request, as far as it has come.
     pub(crate) fn request<'a>(&'a self, origin: Origin<'a>) -> Request<'a> {
-        let body = match &self.spool {
-            Spool::Memory(memory) => Body::Memory(memory),
-            Spool::File(file) => Body::File(file.get_ref()),
-        };
-        Request::new(&self.head, &self.bytes, body, self.len, origin)
+        Request::new(&self.head, &self.bytes, self.spool.body(), self.len, origin)
     }
 
-    /// The body is whole: makes it ready to be read from its start.
-    pub(crate) fn rewind(&mut self) -> Result<(), Reject> {
-        self.spool.rewind().map_err(|_| Reject::StorageUnavailable)
+    /// The body is whole: makes it ready to be read from its start. Whether it is in a file.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub(crate) fn rewind(&mut self, means: &Means<'_>) -> Result<bool, Refusal> {
+        self.spool.rewind(means).map_err(|error| SpoolError::Io(error).into())
+    }
+
+    /// Lets go of the body.
+    pub(crate) fn discard(self, means: &Means<'_>) {
+        self.spool.discard(means);
     }
 
     /// Takes what belongs to the body from the front of `data`: the number of bytes used up, and whether it is whole now.
-    pub(crate) fn take(&mut self, data: &[u8], config: &Config) -> Result<(usize, bool), Reject> {
+    ///
+    /// # Errors
+    /// What is wrong with the coding, and what is too large, or has no place.
+    pub(crate) fn take(&mut self, data: &[u8], config: &Config, means: &Means<'_>) -> Result<(usize, bool), Refusal> {
         let Upload { remaining, spool, len, .. } = self;
         let mut push = |piece: &[u8]| {
-            spool.push(piece, config.body_buffer).map_err(|_| Reject::StorageUnavailable)?;
+            spool.push(piece, means)?;
             *len += piece.len() as u64;
-            Ok(*len)
+            Ok::<u64, Refusal>(*len)
         };
         match remaining {
             Remaining::Length(left) => {
@@ -82,7 +123,7 @@ impl Upload {
                     match decoder.next(&mut input)? {
                         Piece::Data(piece) => so_far = push(piece)?,
                         Piece::Size(size) if exceeds(so_far.saturating_add(size), config) => {
-                            return Err(Reject::BodyTooLarge);
+                            return Err(Reject::BodyTooLarge.into());
                         }
                         Piece::Size(_) => {}
                         Piece::End => break true,

@@ -369,6 +369,12 @@ class Options(Deferred):
     body_buffer: int = _option(
         MIB, BYTES, "limits", "longest body kept in memory; a longer one goes to a temporary file"
     )
+    max_body_memory: int = _option(
+        64 * MIB, BYTES, "limits", "most bytes of bodies in memory, of all connections together; more go to files"
+    )
+    max_body_disk: int = _option(
+        16 * GIB, BYTES, "limits", "most bytes of bodies in files, of all connections together, 0 = no limit; more: 503"
+    )
     max_connections: int = _option(
         0, COUNT, "limits", "most open connections, 0 = the soft limit of open files less a reserve; others wait"
     )

@@ -55,6 +55,7 @@ rejects! {
     BadTrailer = "bad_trailer", "400 Bad Request";
     HeaderTimeout = "header_timeout", "408 Request Timeout";
     BodyTimeout = "body_timeout", "408 Request Timeout";
+    BodyTooSlow = "body_too_slow", "408 Request Timeout";
     BodyTooLarge = "body_too_large", "413 Content Too Large";
     TargetTooLong = "target_too_long", "414 URI Too Long";
     ExpectationFailed = "expectation_failed", "417 Expectation Failed";
@@ -66,6 +67,8 @@ rejects! {
     UnknownTransferCoding = "unknown_transfer_coding", "501 Not Implemented";
     Overloaded = "overloaded", "503 Service Unavailable";
     StorageUnavailable = "storage_unavailable", "503 Service Unavailable";
+    StorageFull = "storage_full", "503 Service Unavailable";
+    OutOfMemory = "out_of_memory", "503 Service Unavailable";
     VersionNotSupported = "version_not_supported", "505 HTTP Version Not Supported";
     // Whoever does not speak the PROXY protocol need not speak HTTP.
     BadProxyHeader = "bad_proxy_header", "";

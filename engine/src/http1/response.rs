@@ -44,6 +44,9 @@ fn text(bytes: &[u8]) -> String {
     bytes.iter().take(100).map(|byte| char::from(*byte)).collect()
 }
 
+/// Room for the fields that the server adds to a head beside its [`Stamp`].
+const FIELDS_BYTES: usize = 96;
+
 /// Status line and fields as the application gave them, serialized; without what the server adds.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
@@ -149,6 +152,11 @@ impl ResponseHead {
     pub fn status(&self) -> u16 {
         self.status
     }
+
+    /// Bytes that the whole head has at the most.
+    pub(crate) fn room(&self, stamp: &Stamp) -> usize {
+        self.bytes.len() + stamp.date.len() + stamp.server.len() + FIELDS_BYTES
+    }
 }
 
 enum Role {
@@ -224,7 +232,7 @@ pub fn finish_head(
         // HTTP/1.0 has only the end of the connection to end the body; a response to HEAD has no body to end.
         (_, None, None) => (None, UntilClose, may_persist && asked.head),
     };
-    out.reserve(head.bytes.len() + stamp.date.len() + stamp.server.len() + 96);
+    out.reserve(head.room(stamp));
     out.extend_from_slice(&head.bytes);
     if !head.has_date {
         out.extend_from_slice(&stamp.date);

@@ -117,10 +117,38 @@ pub fn thread_number() -> u32 {
 pub use only::{SEND, accept, is_listening};
 
 /// Sends up to `len` bytes of `file` from `offset` on without taking them through memory; 0 at the file's end.
+///
+/// The call knows no MSG_NOSIGNAL, and an application may have set SIGPIPE to its default, which ends the process: so this
+/// thread does not take the signal that a client causes by leaving.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal::SIGPIPE};
+
     let mut offset = offset;
-    Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
+    let mut pipe = SigSet::empty();
+    pipe.add(SIGPIPE);
+    let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let sent = rustix::fs::sendfile(socket, file, Some(&mut offset), len);
+    // It comes with EPIPE, or with what was sent before the client left.
+    let may_be_pending = matches!(sent, Err(rustix::io::Errno::PIPE)) || matches!(sent, Ok(sent) if sent < len);
+    if !before.contains(SIGPIPE) && (!may_be_pending || take_pending(&pipe)) {
+        before.thread_set_mask()?; // else it stays blocked in this thread
+    }
+    Ok(sent?)
+}
+
+/// Takes those of `signals` that wait for this thread; whether that could be done.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn take_pending(signals: &nix::sys::signal::SigSet) -> bool {
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+    use std::sync::OnceLock;
+
+    static PENDING: OnceLock<SignalFd> = OnceLock::new();
+    if let Some(pending) = PENDING.get() {
+        return pending.read_signal().is_ok();
+    }
+    let Ok(made) = SignalFd::with_flags(signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC) else { return false };
+    PENDING.get_or_init(|| made).read_signal().is_ok()
 }
 
 /// The BSDs' form: it tells how much was sent even where it stops early.
