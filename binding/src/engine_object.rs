@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::head::MAX_HEAD_BYTES;
-use bjoern_engine::io::{Bell, System};
+use bjoern_engine::io::{Bell, Process, System};
 use bjoern_engine::proxies::Trusted;
 use bjoern_engine::{AccessLog, Books, Config, Counters, LogFormat, Server};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::child::end_if_forked;
 use crate::environ::Environs;
 use crate::ffi::{duplicate, shared_rows};
 use crate::wsgi::{Hooks, Limits, Site, Wsgi};
@@ -43,6 +44,10 @@ pub struct Engine {
     site: Arc<Site>,
     log: Option<Arc<AccessLog>>,
     started: AtomicBool,
+    /// The process that serves: what the application forks is not the server.
+    home: Process,
+    /// The descriptors of its listeners.
+    listening: Vec<RawFd>,
 }
 
 #[pymethods]
@@ -73,6 +78,7 @@ impl Engine {
             })
         });
         let nets = nets.collect::<PyResult<Vec<_>>>()?;
+        let listening = nets.iter().flat_map(System::listening).collect();
         let addresses = nets.first().map(System::addresses).unwrap_or_default();
         let errors = py.import("sys")?.getattr("stderr")?;
         let root_path: String = options.getattr("root_path")?.extract()?;
@@ -90,7 +96,7 @@ impl Engine {
         let books = Books { counters: Arc::new(counters), log: log.clone() };
         let server = Arc::new(Server::with_books(nets, Wsgi { site: site.clone() }, config, books));
         let _ = site.stopper.set(server.stopper());
-        Ok(Engine { server, site, log, started: AtomicBool::new(false) })
+        Ok(Engine { server, site, log, started: AtomicBool::new(false), home: Process::this(), listening })
     }
 
     /// The descriptor for `signal.set_wakeup_fd`: a byte written to it wakes `run()`, which runs signal handlers.
@@ -100,6 +106,12 @@ impl Engine {
             Some(bell) => bell.as_fd().as_raw_fd(),
             None => self.server.waker().as_fd().as_raw_fd(),
         }
+    }
+
+    /// The descriptors of its own that listen, while it accepts.
+    #[getter]
+    fn listening(&self) -> Vec<RawFd> {
+        self.listening.clone()
     }
 
     /// How many of several threads are in `work()`; after `run()`, those whose call of the application has not come back.
@@ -136,9 +148,12 @@ impl Engine {
     }
 
     /// Ends `run()`: graceful, after the requests in flight and no later than `graceful_timeout`; else at once.
-    /// May be called from any thread or signal handler, and before `run()`.
+    /// May be called from any thread or signal handler, and before `run()`. In a forked child it does nothing.
     #[pyo3(signature = (graceful=true))]
     fn stop(&self, graceful: bool) {
+        if !self.home.is_this() {
+            return;
+        }
         // Where no thread comes back from the application, it is the watch that ends the server; without one it would wait.
         let _ = self.server.begin_watch();
         self.site.stop(graceful);
@@ -191,7 +206,9 @@ impl Engine {
                     return Ok(());
                 }
                 py.detach(|| bell.wait(left))?;
-                if let Err(error) = py.check_signals() {
+                let handled = py.check_signals();
+                end_if_forked(py, self.home, handled.as_ref().err(), None); // by a signal handler
+                if let Err(error) = handled {
                     self.site.end_with(py, error);
                 }
             }

@@ -232,6 +232,15 @@ pub fn raise_in_thread(_py: Python<'_>, thread: u64, kind: Option<&Bound<'_, PyT
     unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::os::raw::c_ulong as _, kind) };
 }
 
+/// Ends the process without running anything more: what is registered for its end is the parent's.
+pub fn exit_at_once(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::os::raw::c_int) -> !;
+    }
+    // SAFETY: POSIX; it takes any number and does not return.
+    unsafe { _exit(code) }
+}
+
 /// A descriptor of our own for what `fd` names, closed on exec.
 ///
 /// # Errors

@@ -1,13 +1,14 @@
 //! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
 //!
 //! ```text
-//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper, ticket ──► errors, ffi
+//!   engine_object ──► wsgi ──► environ, start_response, stream, file_wrapper, ticket, child ──► errors, ffi
 //! ```
 //!
 //! Must not know: sockets' traffic, HTTP grammar.
 //! Invariant: unsafe code is in `ffi` alone; no lock is held while Python code may run.
 #![deny(unsafe_code)]
 
+mod child;
 mod engine_object;
 mod environ;
 mod errors;
@@ -39,7 +40,7 @@ mod _bjoern {
     }
 
     /// To be called after `os.fork()`: a child holds the connections, too, so its parent shuts them down from now on, and
-    /// does not just close them; the child must not.
+    /// does not just close them; the child must not. And it knows that it is not the server.
     #[pyfunction]
     fn note_fork(in_parent: bool) {
         bjoern_engine::io::note_fork(in_parent);

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import addresses, messages
+from . import addresses, children, messages
 from .board import Board
 from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
@@ -203,8 +203,8 @@ class Supervisor:
     def _begin_first(self) -> None:
         """The first generation is a fork of this process: it has bjoern already."""
         ours, theirs = Channel.pair()
-        _flush()
-        process = os.fork()
+        children.flush()
+        process = children.fork()
         if process == 0:
             ours.close()
             listening = [listener.socket.detach() for listener in self._listeners]
@@ -219,8 +219,8 @@ class Supervisor:
             messages.error("cannot reload: it is not known which interpreter this is; restart instead")
             return
         ours, theirs = Channel.pair()
-        _flush()
-        process = os.fork()
+        children.flush()
+        process = children.fork()
         if process == 0:
             try:
                 if self._directory is not None:
@@ -795,9 +795,3 @@ def _span(seconds: float) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()
