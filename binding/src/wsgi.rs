@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bjoern_engine::io::{Bell, SystemSocket, SystemWaker};
+use bjoern_engine::io::{Bell, Process, SystemSocket, SystemWaker};
 use bjoern_engine::{App, Errand, LongCall, Progress, Request, Stopper, Wake};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
+use crate::child::end_if_forked;
 use crate::engine_object::reason;
 use crate::environ::{Environs, Ports};
 use crate::errors::print_exception;
@@ -70,6 +71,8 @@ pub struct Wsgi {
 
 /// A WSGI application and what serving it takes.
 pub struct Site {
+    /// The process that serves. In any other, the application's code must not come back to the server.
+    pub home: Process,
     application: Py<PyAny>,
     environs: Environs,
     /// End the server when the application asks for it by SystemExit.
@@ -114,6 +117,7 @@ impl Site {
     ) -> Arc<Site> {
         let is_watched = threads > 1 || !limits.timeout.is_zero() || !limits.slow_request.is_zero();
         Arc::new(Site {
+            home: Process::this(),
             application,
             environs,
             stopper: OnceLock::new(),
@@ -237,16 +241,24 @@ impl Wsgi {
         if let Some(ticket) = &desk.ticket {
             ticket.enter(py, reply.call_number(), &environ, start_response.lent());
         }
-        let call =
-            || calls::call(self.site.application.bind(py), [environ.bind(py), start_response.callable().bind(py)]);
+        let call = || {
+            let arguments = [environ.bind(py).as_any(), start_response.callable().bind(py)];
+            let returned = calls::call(self.site.application.bind(py), arguments);
+            end_if_forked(py, self.site.home, returned.as_ref().err(), Some(&environ));
+            returned
+        };
         let (mut reply, returned) = start_response.lend(py, reply, Errand::Call, || context.run(py, call));
         if let Some(ticket) = &desk.ticket {
             ticket.leave(py);
         }
         let responded = returned.and_then(|iterable| {
-            respond(&mut reply, &iterable).inspect_err(|_| {
+            let responded = respond(&mut reply, &iterable);
+            end_if_forked(py, self.site.home, responded.as_ref().err(), Some(&environ));
+            responded.inspect_err(|_| {
                 // What cannot be sent is closed all the same; a stream that has begun closes its iterable itself.
-                if let Err(error) = context.run(py, || close(&iterable)) {
+                let closed = context.run(py, || close(&iterable));
+                end_if_forked(py, self.site.home, closed.as_ref().err(), Some(&environ));
+                if let Err(error) = closed {
                     self.site.report(py, error);
                 }
             })
@@ -272,7 +284,12 @@ impl Wsgi {
         if let Some(ticket) = &desk.ticket {
             ticket.enter(py, reply.call_number(), &stream.environ, stream.start_response.lent());
         }
-        let (mut reply, advanced) = stream.start_response.lend(py, reply, Errand::Next, || stream.advance(py));
+        let next = || {
+            let advanced = stream.advance(py);
+            end_if_forked(py, self.site.home, advanced.as_ref().err(), Some(&stream.environ));
+            advanced
+        };
+        let (mut reply, advanced) = stream.start_response.lend(py, reply, Errand::Next, next);
         let sent = advanced.and_then(|block| match block {
             None => {
                 start(&mut reply, Some(0))?;
@@ -310,7 +327,9 @@ impl Wsgi {
 
     /// Ends a response's iterable. What its `close()` raises does not change the response any more.
     fn end(&self, py: Python<'_>, stream: &Stream) {
-        if let Err(error) = stream.close(py) {
+        let closed = stream.close(py);
+        end_if_forked(py, self.site.home, closed.as_ref().err(), Some(&stream.environ));
+        if let Err(error) = closed {
             self.site.report(py, error);
         }
     }
@@ -410,11 +429,15 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn woken(&self) -> Wake {
-        Python::attach(|py| match py.check_signals() {
-            Ok(()) => Wake::GoOn,
-            Err(error) => {
-                self.site.end_with(py, error);
-                Wake::Drain
+        Python::attach(|py| {
+            let handled = py.check_signals();
+            end_if_forked(py, self.site.home, handled.as_ref().err(), None); // by a signal handler
+            match handled {
+                Ok(()) => Wake::GoOn,
+                Err(error) => {
+                    self.site.end_with(py, error);
+                    Wake::Drain
+                }
             }
         })
     }
