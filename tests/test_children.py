@@ -519,3 +519,83 @@ say(os.read(reading, 100).decode())
             with connect(port) as client:
                 assert int(program.hear()) == client.getsockname()[1]
             assert program.end() == (0, "", "")
+
+
+# What another program gets
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="open files are listed in /proc")
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("processes", WORKERS)
+def test_programs_of_the_application_inherit_nothing(serve: Serve, processes: str, threads: int) -> None:
+    more = ["--access-log", "log", "--pid", "pid"] if processes == "workers" else []
+    with serve(processes, threads, *more) as service:
+        for round in range(2):
+            for way in ("system", "popen"):
+                listed = re.findall(r" (\d+) -> (\S+)", service.get(f"/shell/{way}"))
+                ours = [name for number, name in listed if int(number) > 2 and not re.match("pipe:|/proc/", name)]
+                assert not ours, listed
+            if processes == "workers" and not round:
+                service.send(SIGHUP)
+                service.wait("reloaded")
+        service.stop()
+
+
+JUNK = """
+import glob, json, socket
+JUNK_OF = [b"junk", b"", b"{", b"[]", b"7", b"null", b"\\xff\\xfe", b'"text"', b"{}", b"[" * 60_000, b'{"ready": true}',
+           b'{"loaded": 7}', b'{"failed": 1}', b'{"forked": "x"}', b'{"ended": 77, "status": 0}', b'{"files": 7}',
+           b'{"unknown": 1}', b"x" * 100_000]
+
+def send_junk():
+    # To the supervisor, by whatever socket this process has to it, in the place of a stranger who got hold of one.
+    sent = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if sock.type == socket.SOCK_SEQPACKET:
+            for junk in JUNK_OF:
+                sent += sock.send(junk)
+        sock.close()
+    return b"%d" % sent
+
+_forking = app
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/junk":
+        return _forking(environ, start_response)
+    start_response("200 OK", [])
+    return [send_junk()]
+
+if os.environ.get("JUNK"):
+    send_junk()
+"""
+
+
+def test_junk_on_a_channel_does_no_harm(serve: Serve) -> None:
+    with serve("workers", source=JUNK) as service:
+        pids = service_pids(service)
+        assert int(service.get("/junk")) > 100_000
+        service.wait("was not understood")
+        assert service_pids(service) == pids, "nobody was replaced"
+        service.send(SIGHUP)
+        service.wait("reloaded: 2 workers serve")
+        assert not service_pids(service) & pids
+        service.stop()
+
+
+def test_junk_on_the_channel_of_the_process_that_forks_does_no_harm(serve: Serve, tmp_path: Path) -> None:
+    with serve("workers", source=JUNK.replace('if os.environ.get("JUNK"):', "if True:")) as service:
+        assert len(service_pids(service)) == 2
+        service.send(SIGHUP)
+        service.wait("reloaded: 2 workers serve")
+        assert len(service_pids(service)) == 2
+        service.stop()
+
+
+def service_pids(service: Service) -> set[int]:
+    """The processes that serve, once both have."""
+    found: set[int] = set()
+    until(lambda: bool(found.add(int(service.get("/pid")))) or len(found) == 2)
+    return found

@@ -43,6 +43,7 @@ HANGS = signal.SIGXCPU
 
 MESSAGE_BYTES = 65536  # the longest message
 _FILES_AT_ONCE = 100
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 # Those a worker or a generation hears of. A handler for each, so that none kills it, and a program started by the
 # application does not inherit that it is ignored.
@@ -80,16 +81,36 @@ class Channel:
             socket.send_fds(self.socket, [data], list(descriptors))
 
     def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        """The next message and its descriptors; {} where there is none yet, None at the end."""
+        """The next message and its descriptors; {} where there is none yet, None at the end.
+
+        What is no message is passed over: a stranger has sent it, or it was cut.
+        """
         import json
 
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 1)
-        except BlockingIOError:
-            return {}, []
-        except OSError:
-            return None, []
-        return (json.loads(data) if data else None), descriptors
+        while True:
+            try:
+                # No program that the application starts may inherit them, be it at this very moment.
+                data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 1, _CLOSED_ON_EXEC)
+            except BlockingIOError:
+                return {}, []
+            except OSError:
+                return None, []
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            if not data and self._has_ended():
+                return None, []
+            with contextlib.suppress(ValueError, RecursionError):
+                message = json.loads(data)
+                if isinstance(message, dict) and message:
+                    return message, descriptors
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _has_ended(self) -> bool:
+        """Whether the peer sends nothing more; one that sends an empty message looks alike."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def messages(self) -> list[dict[str, Any] | None]:
         """All that have come by now; None is the end."""

@@ -27,7 +27,7 @@ from .systemd import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
     from typing import Any
 
@@ -246,23 +246,29 @@ class Supervisor:
                 if message is None:
                     self._lost(worker)
                     break
-                self._hear_worker(worker, message)
+                with _ignored_if_strange(f"{worker}"):
+                    self._hear_worker(worker, message)
         if family.is_gone:
             return
         for message in family.control.messages():
             if message is None:
                 self._gone(family)
                 break
-            if "loaded" in message:
-                family.is_loaded, family.told = True, message["loaded"]
-            elif "failed" in message:
-                family.failures.append(message["code"] << 8)
-            elif "files" in message:
-                self._note_files(message["files"])
-            elif "forked" in message:
-                family.workers[message["forked"]].process = message["pid"]
-            elif "ended" in message:
-                self._ended(family.workers[message["ended"]], message["status"])
+            with _ignored_if_strange(f"the process that forks (pid {family.process})"):
+                self._hear_generation(family, message)
+
+    def _hear_generation(self, family: Family, message: Mapping[str, Any]) -> None:
+        if "loaded" in message:
+            family.told = {**family.told, **message["loaded"]}
+            family.is_loaded = True
+        elif "failed" in message:
+            family.failures.append(message["code"] << 8)
+        elif "files" in message:
+            self._note_files(message["files"])
+        elif "forked" in message:
+            family.workers[message["forked"]].process = message["pid"]
+        elif "ended" in message:
+            self._ended(family.workers[message["ended"]], message["status"])
 
     def _hear_worker(self, worker: Worker, message: Mapping[str, Any]) -> None:
         if "ready" in message and worker.state == BOOTING:
@@ -755,6 +761,15 @@ def serve(
     from .signals import ShutdownSignals
 
     supervisor.run(ShutdownSignals)
+
+
+@contextlib.contextmanager
+def _ignored_if_strange(sender: str) -> Iterator[None]:
+    """A message that is not what it claims to be is passed over: whoever holds the channel's other end can send one."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        messages.warning(f"a message in the name of {sender} was not understood ({error!r}): it is ignored")
 
 
 def starting_directory() -> str:
