@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::http1::{self, MAX_HEAD_BYTES};
-use bjoern_engine::io::{Bell, System};
+use bjoern_engine::io::{Bell, Process, System};
 use bjoern_engine::proxies::Trusted;
 use bjoern_engine::{AccessLog, Books, Config, Counters, LogFormat, Server};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -45,6 +45,10 @@ pub struct Engine {
     site: Arc<Site>,
     log: Option<Arc<AccessLog>>,
     started: AtomicBool,
+    /// The process that serves: what the application forks is not the server.
+    home: Process,
+    /// The descriptors of its listeners.
+    listening: Vec<RawFd>,
 }
 
 #[pymethods]
@@ -77,6 +81,7 @@ impl Engine {
             })
         });
         let nets = nets.collect::<PyResult<Vec<_>>>()?;
+        let listening = nets.iter().flat_map(System::listening).collect();
         let addresses = nets.first().map(System::addresses).unwrap_or_default();
         let errors = py.import("sys")?.getattr("stderr")?;
         let root_path: String = options.getattr("root_path")?.extract()?;
@@ -94,7 +99,7 @@ impl Engine {
         let books = Books { counters: Arc::new(counters), log: log.clone() };
         let server = Arc::new(Server::with_books(nets, Wsgi { site: site.clone() }, config, books));
         let _ = site.stopper.set(server.stopper());
-        Ok(Engine { server, site, log, started: AtomicBool::new(false) })
+        Ok(Engine { server, site, log, started: AtomicBool::new(false), home: Process::this(), listening })
     }
 
     /// The descriptor for `signal.set_wakeup_fd`: a byte written to it has `run()` run signal handlers.
@@ -103,6 +108,12 @@ impl Engine {
     #[getter]
     fn wakeup_fd(&self) -> PyResult<RawFd> {
         Ok(self.server.bell()?.as_fd().as_raw_fd())
+    }
+
+    /// The descriptors of its own that listen, while it accepts.
+    #[getter]
+    fn listening(&self) -> Vec<RawFd> {
+        self.listening.clone()
     }
 
     /// How many of several threads are in `work()`; after `run()`, those whose call of the application has not come back.
@@ -156,9 +167,12 @@ impl Engine {
     }
 
     /// Ends `run()`: graceful, after the requests in flight and no later than `graceful_timeout`; else at once.
-    /// May be called from any thread or signal handler, and before `run()`.
+    /// May be called from any thread or signal handler, and before `run()`. In a forked child it does nothing.
     #[pyo3(signature = (graceful=true))]
     fn stop(&self, graceful: bool) {
+        if !self.home.is_this() {
+            return;
+        }
         // Where no thread comes back from the application, it is the watch that ends the server; without one it would wait.
         let _ = self.server.begin_watch();
         self.site.stop(graceful);

@@ -237,12 +237,12 @@ pub fn raise_in_thread(_py: Python<'_>, thread: u64, kind: Option<&Bound<'_, PyT
     unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::os::raw::c_ulong as _, kind) };
 }
 
-/// Ends the process without running anything more of it: neither destructors nor what is registered for its end.
+/// Ends the process without running anything more: neither destructors nor what is registered for its end.
 pub fn exit_now(code: i32) -> ! {
     unsafe extern "C" {
         fn _exit(code: std::os::raw::c_int) -> !;
     }
-    // SAFETY: it may be called at any time, from any thread.
+    // SAFETY: POSIX: it takes any number, from any thread, at any time, and does not return.
     unsafe { _exit(code) }
 }
 

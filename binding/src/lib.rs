@@ -1,13 +1,14 @@
 //! `bjoern._bjoern`: WSGI (PEP 3333) for the engine.
 //!
 //! ```text
-//!   engine ──► wsgi ──► stream ──► start_response, site ──► current_call, environ, file_wrapper ──► response ──► errors, ffi
+//!   engine ──► wsgi ──► stream ──► start_response, site ──► child, current_call, environ, file_wrapper ──► response ──► errors, ffi
 //! ```
 //!
 //! Must not know: sockets' traffic, HTTP grammar.
 //! Invariant: unsafe code is in `ffi` alone; no lock is held while Python code may run.
 #![deny(unsafe_code)]
 
+mod child;
 mod current_call;
 mod engine;
 mod environ;
@@ -41,7 +42,7 @@ mod _bjoern {
     }
 
     /// To be called after `os.fork()`: a child holds the connections, too, so its parent shuts them down from now on, and
-    /// does not just close them; the child must not.
+    /// does not just close them; the child must not. And it knows that it is not the server.
     #[pyfunction]
     fn note_fork(in_parent: bool) {
         bjoern_engine::io::note_fork(in_parent);

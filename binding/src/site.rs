@@ -7,12 +7,13 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use bjoern_engine::Stopper;
-use bjoern_engine::io::{Bell, SystemWaker};
+use bjoern_engine::io::{Bell, Process, SystemWaker};
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyInt, PyList};
 
+use crate::child::end_if_forked;
 use crate::current_call::{CurrentCall, RequestTimeout};
 use crate::environ::Environs;
 use crate::errors::print_exception;
@@ -23,6 +24,8 @@ const TIME_TO_REPORT: Duration = Duration::from_secs(1);
 
 /// A WSGI application and what serving it takes.
 pub struct Site {
+    /// The process that serves. In any other, the application's code must not come back to the server.
+    pub home: Process,
     pub application: Py<PyAny>,
     pub environs: Environs,
     /// End the server when the application asks for it by SystemExit.
@@ -75,6 +78,7 @@ impl Site {
     ) -> Arc<Site> {
         let is_watched = threads > 1 || !limits.timeout.is_zero() || !limits.slow_request.is_zero();
         Arc::new(Site {
+            home: Process::this(),
             application,
             environs,
             stopper: OnceLock::new(),
@@ -157,6 +161,7 @@ impl Site {
     /// What a handler raises.
     pub fn check_signals(&self, py: Python<'_>) -> PyResult<()> {
         let checked = py.check_signals();
+        end_if_forked(py, self.home, checked.as_ref().err(), None); // by a handler
         if self.runner.get() == Some(&thread::current().id()) {
             self.heard.fetch_add(1, Ordering::Release);
         }

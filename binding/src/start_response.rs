@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 use bjoern_engine::http1::ResponseHead;
+use bjoern_engine::io::Process;
 use bjoern_engine::{AppCall, Broken, NotTaken};
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyBrokenPipeError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
@@ -36,7 +37,7 @@ impl StartResponse {
     /// MemoryError.
     pub fn new(py: Python<'_>) -> PyResult<StartResponse> {
         let slot = Arc::<ReplySlot>::default();
-        let own = Bound::new(py, Own { slot: slot.clone(), write: OnceLock::new() })?;
+        let own = Bound::new(py, Own { slot: slot.clone(), home: Process::this(), write: OnceLock::new() })?;
         let callable = own.getattr(intern!(py, "start_response"))?.unbind();
         Ok(StartResponse { own: own.unbind(), callable, slot })
     }
@@ -85,6 +86,8 @@ pub fn start(reply: &mut Reply, whole: Option<u64>) -> PyResult<()> {
 #[pyclass(name = "Response", module = "bjoern", frozen)]
 struct Own {
     slot: Arc<ReplySlot>,
+    /// The process that serves. In a child nothing of `slot` is touched: its lock may be held for ever.
+    home: Process,
     /// Made once, and given to each caller.
     write: OnceLock<Py<Write>>,
 }
@@ -131,6 +134,9 @@ impl Own {
             return Err(PyTypeError::new_err(message));
         };
         let error = exc_info.filter(|exc_info| !exc_info.is_none()).map(exception).transpose()?;
+        if !this.home.is_this() {
+            return write_of(py, this); // there is no response to begin
+        }
         if let Some(error) = &error
             && this.slot.is_open()
         {
@@ -151,15 +157,20 @@ impl Own {
                 return Err(too_late.unwrap_or(if again { twice() } else { bad }));
             }
         }
-        let write = match this.write.get() {
-            Some(write) => write,
-            None => {
-                let write = Py::new(py, Write { slot: this.slot.clone() })?;
-                this.write.get_or_init(|| write)
-            }
-        };
-        Ok(write.bind(py).clone())
+        write_of(py, this)
     }
+}
+
+/// What `start_response` returns.
+fn write_of<'py>(py: Python<'py>, own: &Own) -> PyResult<Bound<'py, Write>> {
+    let write = match own.write.get() {
+        Some(write) => write,
+        None => {
+            let write = Py::new(py, Write { slot: own.slot.clone(), home: own.home })?;
+            own.write.get_or_init(|| write)
+        }
+    };
+    Ok(write.bind(py).clone())
 }
 
 /// The exception of `exc_info`, with its traceback.
@@ -228,6 +239,7 @@ fn bad_header(found: &str, position: usize) -> PyErr {
 #[pyclass(name = "write", module = "bjoern", frozen)]
 struct Write {
     slot: Arc<ReplySlot>,
+    home: Process,
 }
 
 #[pymethods]
@@ -236,7 +248,7 @@ impl Write {
     ///
     /// # Errors
     /// TypeError for what is not bytes; BrokenPipeError or TimeoutError where the client is gone or takes nothing;
-    /// RuntimeError after the request; ValueError for more than `Content-Length` announced.
+    /// RuntimeError after the request, and in a process forked meanwhile; ValueError for more than `Content-Length` announced.
     #[pyo3(signature = (data, /))]
     fn __call__(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
@@ -244,13 +256,20 @@ impl Write {
             let got = type_name(data);
             return Err(PyTypeError::new_err(format!("write() argument must be bytes (got '{got}' object instead)")));
         };
+        if !self.home.is_this() {
+            return Err(forked());
+        }
         let Some(mut reply) = self.slot.borrow() else {
             return Err(PyRuntimeError::new_err("write() called outside of its request, or by two threads at once"));
         };
         let result = start(&mut reply, None).and_then(|()| {
             reply.block(data.as_bytes(), || Block::new(data));
-            hand_over(py, &mut reply, &self.slot)
+            hand_over(py, &mut reply, &self.slot, self.home)
         });
+        if !self.home.is_this() {
+            std::mem::forget(reply); // its connection is the parent's
+            return result;
+        }
         let excess = reply.has_excess();
         self.slot.give_back(reply);
         if excess && result.is_ok() {
@@ -263,16 +282,25 @@ impl Write {
 }
 
 /// Sends everything, with the interpreter free for other threads and its signal handlers heard.
-fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot) -> PyResult<()> {
+fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot, home: Process) -> PyResult<()> {
     loop {
         match py.detach(|| reply.hand_over()) {
             Ok(true) => return Ok(()),
             Ok(false) if slot.is_cut() => return Err(PyBrokenPipeError::new_err("the call took longer than timeout")),
-            Ok(false) => py.check_signals()?,
+            Ok(false) => {
+                py.check_signals()?;
+                if !home.is_this() {
+                    return Err(forked()); // by a signal handler
+                }
+            }
             Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
             Err(broken @ (Broken::Io(_) | Broken::GaveWay)) => {
                 return Err(PyBrokenPipeError::new_err(broken.to_string()));
             }
         }
     }
+}
+
+fn forked() -> PyErr {
+    PyRuntimeError::new_err("write() called in a process forked during the request; only its parent can answer")
 }

@@ -6,8 +6,9 @@ use bjoern_engine::{AppCall, Boundary};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyTuple};
 
+use crate::child::end_if_forked;
 use crate::current_call::CurrentCall;
 use crate::errors::type_name;
 use crate::ffi::{Block, calls};
@@ -72,42 +73,54 @@ fn give_one(reply: &mut Reply, block: &Bound<'_, PyBytes>) -> PyResult<()> {
     Ok(())
 }
 
-/// Asks `iterable` for one block after the other, and gives each, until there is none or nobody wants more.
-pub fn iterate(
-    py: Python<'_>,
-    site: &Site,
-    current: Option<&CurrentCall>,
-    iterable: &Bound<'_, PyAny>,
-    start_response: &StartResponse,
-    reply: Reply,
-) -> (Reply, PyResult<()>) {
-    // start_response may be called as late as here (PEP 3333).
-    let (mut reply, iterator) = start_response.lend(py, reply, AppCall::Next, || calls::iter(iterable));
-    let iterator = match iterator {
-        Ok(iterator) => iterator,
-        Err(error) => return (reply, Err(error)),
-    };
-    loop {
-        let next;
-        (reply, next) = start_response.lend(py, reply, AppCall::Next, || next_block(&iterator));
-        let block = match next {
-            Ok(Some(block)) => block,
-            Ok(None) => {
-                let started = start(&mut reply, Some(0));
-                return (reply, started);
-            }
+/// A response that is made block by block, and what surrounds it.
+pub struct Response<'a, 'py> {
+    pub site: &'a Site,
+    pub current: Option<&'a CurrentCall>,
+    pub environ: &'a Bound<'py, PyDict>,
+    pub start_response: &'a StartResponse,
+}
+
+impl<'py> Response<'_, 'py> {
+    /// Asks `iterable` for one block after the other, and gives each, until there is none or nobody wants more.
+    pub fn iterate(&self, py: Python<'py>, iterable: &Bound<'py, PyAny>, reply: Reply) -> (Reply, PyResult<()>) {
+        // start_response may be called as late as here (PEP 3333).
+        let (mut reply, iterator) = self.run(py, reply, || calls::iter(iterable));
+        let iterator = match iterator {
+            Ok(iterator) => iterator,
             Err(error) => return (reply, Err(error)),
         };
-        if !block.as_bytes().is_empty() {
-            if let Err(error) = start(&mut reply, None) {
-                return (reply, Err(error));
+        loop {
+            let next;
+            (reply, next) = self.run(py, reply, || next_block(&iterator));
+            let block = match next {
+                Ok(Some(block)) => block,
+                Ok(None) => {
+                    let started = start(&mut reply, Some(0));
+                    return (reply, started);
+                }
+                Err(error) => return (reply, Err(error)),
+            };
+            if !block.as_bytes().is_empty() {
+                if let Err(error) = start(&mut reply, None) {
+                    return (reply, Err(error));
+                }
+                send(&mut reply, &block);
             }
-            send(&mut reply, &block);
+            drop(block);
+            if !pass_boundary(py, self.site, self.current, &mut reply) {
+                return (reply, Ok(()));
+            }
         }
-        drop(block);
-        if !pass_boundary(py, site, current, &mut reply) {
-            return (reply, Ok(()));
-        }
+    }
+
+    /// Runs `work` of the application, which may have forked.
+    fn run<T>(&self, py: Python<'py>, reply: Reply, work: impl FnOnce() -> PyResult<T>) -> (Reply, PyResult<T>) {
+        self.start_response.lend(py, reply, AppCall::Next, || {
+            let done = work();
+            end_if_forked(py, self.site.home, done.as_ref().err(), Some(self.environ));
+            done
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::child::end_if_forked;
 use crate::current_call::{CurrentCall, say};
 use crate::environ::Ports;
 use crate::errors::{print_exception, reason};
@@ -20,7 +21,7 @@ use crate::ffi::{Block, Context, calls, exit_now};
 use crate::response::Reply;
 use crate::site::Site;
 use crate::start_response::StartResponse;
-use crate::stream::{Given, close, iterate, whole};
+use crate::stream::{Given, Response, close, whole};
 
 /// Spare `start_response` objects that are kept.
 const SPARES: usize = 16;
@@ -106,7 +107,12 @@ impl Wsgi {
         start_response: &StartResponse,
         reply: Reply,
     ) -> (Reply, Outcome) {
-        let call = || calls::call(self.site.application.bind(py), [environ, start_response.callable().bind(py)]);
+        let home = self.site.home;
+        let call = || {
+            let returned = calls::call(self.site.application.bind(py), [environ, start_response.callable().bind(py)]);
+            end_if_forked(py, home, returned.as_ref().err(), Some(environ));
+            returned
+        };
         let (mut reply, returned) = start_response.lend(py, reply, AppCall::Call, call);
         let returned = match returned {
             Ok(returned) => returned,
@@ -115,13 +121,18 @@ impl Wsgi {
                 return (reply, outcome);
             }
         };
-        let (reply, given) = match whole(&mut reply, &returned) {
+        let given = whole(&mut reply, &returned);
+        end_if_forked(py, home, given.as_ref().err(), Some(environ));
+        let (reply, given) = match given {
             Ok(Given::NeedsNoClose) => {
                 self.check_length(py, &reply);
                 return (reply, Outcome::Done);
             }
             Ok(Given::Whole) => (reply, Ok(())),
-            Ok(Given::Nothing) => iterate(py, &self.site, current, &returned, start_response, reply),
+            Ok(Given::Nothing) => {
+                let response = Response { site: &self.site, current, environ, start_response };
+                response.iterate(py, &returned, reply)
+            }
             Err(error) => (reply, Err(error)),
         };
         let mut reply = reply;
@@ -133,7 +144,11 @@ impl Wsgi {
             }
             Err(error) => self.failed(py, error, &reply),
         };
-        let (reply, closed) = start_response.lend(py, reply, AppCall::Close, || close(&returned));
+        let (reply, closed) = start_response.lend(py, reply, AppCall::Close, || {
+            let closed = close(&returned);
+            end_if_forked(py, home, closed.as_ref().err(), Some(environ));
+            closed
+        });
         if let Err(error) = closed {
             self.site.report(py, error); // it cannot change the response
         }

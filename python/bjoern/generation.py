@@ -19,7 +19,7 @@ import socket
 import sys
 from copy import copy
 
-from . import messages
+from . import children, messages
 from ._bjoern import Engine
 from .board import Board
 from .options import HANDOVER, Options
@@ -43,6 +43,7 @@ HANGS = signal.SIGXCPU
 
 MESSAGE_BYTES = 65536  # the longest message
 _FILES_AT_ONCE = 100
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 # Those a worker or a generation hears of. A handler for each, so that none kills it, and a program started by the
 # application does not inherit that it is ignored.
@@ -80,16 +81,36 @@ class Channel:
             socket.send_fds(self.socket, [data], list(descriptors))
 
     def receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        """The next message and its descriptors; {} where there is none yet, None at the end."""
+        """The next message and its descriptors; {} where there is none yet, None at the end.
+
+        What is no message is passed over: a stranger has sent it, or it was cut.
+        """
         import json
 
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 1)
-        except BlockingIOError:
-            return {}, []
-        except OSError:
-            return None, []
-        return (json.loads(data) if data else None), descriptors
+        while True:
+            try:
+                # No program that the application starts may inherit them, be it at this very moment.
+                data, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 1, _CLOSED_ON_EXEC)
+            except BlockingIOError:
+                return {}, []
+            except OSError:
+                return None, []
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            if not data and self._has_ended():
+                return None, []
+            with contextlib.suppress(ValueError, RecursionError):
+                message = json.loads(data)
+                if isinstance(message, dict) and message:
+                    return message, descriptors
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _has_ended(self) -> bool:
+        """Whether the peer sends nothing more; one that sends an empty message looks alike."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def messages(self) -> list[dict[str, Any] | None]:
         """All that have come by now; None is the end."""
@@ -163,7 +184,7 @@ class Generation:
         except BaseException as error:
             _report(error)
         finally:
-            _flush()
+            children.flush()
             os._exit(code)
 
     def _run(self) -> int:
@@ -175,6 +196,7 @@ class Generation:
             if self._handlers[number] is not None:
                 signal.signal(number, _heard)
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        children.disown_by(lambda: self._disown((heard, woken)))
         self._identity.assume()
         if not self._prepare():
             return EXIT_APP
@@ -240,11 +262,11 @@ class Generation:
                 sock.close()
 
     def _fork(self, number: int, channel: Channel, own: Sequence[socket.socket]) -> None:
-        _flush()
+        children.flush()
         # What is sent to a worker before it has handlers of its own must not be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            process = os.fork()
+            process = children.fork()
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             messages.error(f"cannot fork worker {number}: {error.strerror}")
@@ -254,16 +276,10 @@ class Generation:
         if process == 0:
             code = 1
             try:
-                signal.set_wakeup_fd(-1)
-                for one in own:
-                    one.close()
-                self._control.close()
-                for signal_number, handler in self._handlers.items():
-                    if handler is not None:
-                        signal.signal(signal_number, handler)
+                self._let_go(own)
                 code = _Worker(number, channel, self).run(before)
             except SystemExit as ending:
-                code = _code_of(ending)
+                code = children.code_of(ending)
             except KeyboardInterrupt:
                 code = 130
             except BaseException as error:
@@ -274,6 +290,22 @@ class Generation:
         channel.close()
         self._workers[process] = number
         self._control.send(forked=number, pid=process)
+
+    def _let_go(self, own: Sequence[socket.socket]) -> None:
+        """What a child must not have of it, be it a worker or not."""
+        signal.set_wakeup_fd(-1)
+        for one in own:
+            one.close()
+        self._control.close()
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is _heard:  # else it is the application's
+                signal.signal(number, handler)
+
+    def _disown(self, own: Sequence[socket.socket]) -> None:
+        """In a child that the application has forked while it was imported."""
+        for sock in self._sockets:
+            sock.close()
+        self._let_go(own)
 
     def _reap(self) -> None:
         for process in list(self._workers):
@@ -294,6 +326,7 @@ class _Worker:
         self._sockets, self._board = generation._sockets, generation._board
         self._server: _WorkerServer | None = None
         self._leaves = False
+        self._handlers: dict[int, Any] = {}  # its own, for the supervisor's signals
 
     def run(self, mask: set[Any]) -> int:
         try:
@@ -305,6 +338,7 @@ class _Worker:
 
     def _run(self, mask: set[Any]) -> int:
         messages.identify(self._number)
+        children.disown_by(self._disown)
         self._hear_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if self._app is None:
@@ -353,12 +387,22 @@ class _Worker:
         for number, handler in ours.items():
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, handler)
+                self._handlers[number] = handler
         # The end of the channel is the end of the supervisor, however it came, or its word that this worker is to end.
         # It arrives as SIGIO: no thread has to wait for it.
         descriptor = self._channel.fileno()
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
         self._look_at_channel()  # it may be over by now
+
+    def _disown(self) -> None:
+        """In a child that the application has forked: it neither speaks to the supervisor nor is spoken to."""
+        self._channel.close()
+        for sock in self._sockets:
+            sock.close()
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == handler:
+                signal.signal(number, signal.SIG_DFL)
 
     def _look_at_channel(self, number: int = 0, frame: FrameType | None = None) -> None:
         for message in self._channel.messages():
@@ -495,24 +539,11 @@ def _heard(number: int, frame: FrameType | None) -> None:
     """A handler that does nothing: the signal is for somebody else, or the loop looks by itself."""
 
 
-def _code_of(ending: SystemExit) -> int:
-    if ending.code is None or isinstance(ending.code, int):
-        return (ending.code or 0) & 0xFF
-    messages.error(str(ending.code))
-    return 1
-
-
 def _report(error: BaseException) -> None:
     import traceback
 
     details = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     messages.error(f"{type(error).__name__}: {error}", traceback=details)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()
 
 
 def _leave(code: int) -> NoReturn:
@@ -526,5 +557,5 @@ def _leave(code: int) -> NoReturn:
         atexit._run_exitfuncs()
     except BaseException as error:
         _report(error)
-    _flush()
+    children.flush()
     os._exit(code)

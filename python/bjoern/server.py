@@ -11,8 +11,8 @@ import os
 import sys
 from _thread import allocate_lock, get_ident
 
-from . import addresses, messages
-from ._bjoern import Engine, note_fork
+from . import addresses, children, messages
+from ._bjoern import Engine
 from .addresses import Address, TcpAddress
 from .options import Options, drawn
 from .sockets import DEFAULT_LISTEN_BACKLOG, Listener, bind_all, descriptor
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .sockets import SocketLike
 
 DEFAULT_ADDRESS = TcpAddress("127.0.0.1", 8000)
-
-os.register_at_fork(after_in_parent=lambda: note_fork(True), after_in_child=lambda: note_fork(False))
 
 Bind = str | Address
 
@@ -87,6 +85,8 @@ class Server:
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
         self._added = 0  # threads, by _add_thread
+        self._process: int | None = None  # the one that serves: what it forks is not the server
+        self._listening: list[tuple[int, tuple[int, int]]] = []  # the engine's descriptors, and which sockets they are
         self._turn = allocate_lock()  # taken by the one call of run()
         self._thread_id: int | None = None  # the one that runs the application, where there is one only
         self._stats: dict[str, int] = {}
@@ -114,12 +114,15 @@ class Server:
         # Imported after binding: a client that tries while modules are read finds a socket that listens.
         from .signals import ShutdownSignals
 
+        self._process = os.getpid()
         with ShutdownSignals(self.stop) as signals:
+            children.disown_by(self._disown)
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.
                 listening = [descriptor(sock) for sock in self.sockets]
                 engine = self._make_engine(listening, lambda left, signal: self._unfinished(signals, left, signal))
                 signals.wake(engine.wakeup_fd)
+                self._listening = [(number, _identity(number)) for number in engine.listening]
                 self._engine = engine
                 if self._stop is not None:
                     self.stop(self._stop)
@@ -132,6 +135,7 @@ class Server:
                 else:
                     self._run_crew(engine)
             finally:
+                children.disown_no_more(self._disown)
                 self.close()
                 if self._engine is not None:  # its descriptors go with it
                     self._stats, self._engine = self._engine.stats(), None
@@ -199,8 +203,11 @@ class Server:
     def stop(self, graceful: bool = True) -> None:
         """Makes `run` return: gracefully, with the requests at hand answered within `graceful_timeout`, or at once.
 
-        May be called from any thread or signal handler, more than once, and before `run`.
+        May be called from any thread or signal handler, more than once, and before `run`. In a process that was forked
+        while it served, nothing happens: that one is not the server.
         """
+        if self._is_disowned():
+            return
         # No lock, because a signal handler may be in the way of itself. `run` sets _engine, then looks at _stop;
         # here it is the other way round, so one of the two sees the other. Stopping twice does no harm.
         self._stop = graceful and self._stop is not False
@@ -228,9 +235,24 @@ class Server:
         for listener in self.listeners:
             listener.close()
 
+    def _is_disowned(self) -> bool:
+        return self._process not in (None, os.getpid())
+
+    def _disown(self) -> None:
+        """In a child that the application has forked: it must not keep the addresses, however long it lives."""
+        for listener in self.listeners:
+            listener.socket.close()
+        engine = self._engine
+        if engine is not None:
+            for number, identity in self._listening:
+                # Not closed: the engine would do so again, and the number may be another file's by then.
+                if _identity(number) == identity:
+                    os.dup2(engine.wakeup_fd, number, inheritable=False)
+
     def __enter__(self) -> Server:
         import threading
 
+        self._process = os.getpid()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run_in_background, name="bjoern", daemon=True)
         self._thread.start()
@@ -239,6 +261,8 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._is_disowned():
+            return  # and has not its thread
         self.stop()
         if self._thread is not None and self._over is not None:
             self._over.wait()
@@ -296,6 +320,15 @@ def announcement(where: Sequence[str], options: Options, workers: str = "") -> s
         served = f"{workers} of {served}"
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"bjoern {__version__} listening on {', '.join(where)} (pid {os.getpid()}, {python}, {served})"
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Which file it is; of none: (0, 0)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _request_in(thread_id: int) -> str:

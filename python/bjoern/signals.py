@@ -2,7 +2,8 @@
 
 Knows: Python's signal handlers and their wakeup descriptor.
 Must not know: sockets, HTTP, the engine; it is given a function that stops the server.
-Invariant: nothing is installed outside the main thread, and everything is put back, unless replaced meanwhile.
+Invariant: nothing is installed outside the main thread, and everything is put back, unless replaced meanwhile; in a
+process that the application forks at once.
 Which thread that is, `signal` tells by refusing: `threading` takes the one that imports it first for the main thread.
 """
 
@@ -11,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 
+from . import children
 from ._bjoern import SignalHandler
 
 TYPE_CHECKING = False
@@ -57,6 +58,7 @@ class ShutdownSignals:
                     signal.signal(number, self._handler)
                 except ValueError:  # not the main thread
                     del self._previous[number]
+        children.disown_by(self._restore)
         return self
 
     def wake(self, descriptor: int) -> None:
@@ -67,6 +69,7 @@ class ShutdownSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        children.disown_no_more(self._restore)
         self._restore()
         self._decide()  # where a second signal came before the first one's handler could run
         if error is not None and error is not self._forced:
@@ -92,12 +95,12 @@ class ShutdownSignals:
         number = min(self._draining, default=unheard)
         if not number or self._forced is not None:
             return
-        _flush()
+        children.flush()
         os._exit(128 + number)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous[number]
-        if os.getpid() != self._process:  # a child that the application forked: the signal is not ours
+        if os.getpid() != self._process:  # one that was forked without Python's knowledge: the signal is not ours
             signal.signal(number, previous)
             signal.raise_signal(number)
         elif number in self._draining:
@@ -136,7 +139,7 @@ class ShutdownSignals:
 
     def _restore(self) -> None:
         if self._wakeup is not None:
-            ours, previous = self._wakeup
+            (ours, previous), self._wakeup = self._wakeup, None
             current = signal.set_wakeup_fd(-1)
             signal.set_wakeup_fd(previous if current == ours else current)
         for number, handler in self._previous.items():
@@ -146,13 +149,7 @@ class ShutdownSignals:
 
 def _die(number: int) -> None:
     """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
-    _flush()
+    children.flush()
     signal.raise_signal(number)
     # Still here: the signal is blocked, or this is process 1 of a container, which the kernel spares.
     raise SystemExit(128 + number)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()

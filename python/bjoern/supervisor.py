@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import addresses, messages
+from . import addresses, children, messages
 from .board import Board
 from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
@@ -27,7 +27,7 @@ from .systemd import Notifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
     from typing import Any
 
@@ -203,8 +203,8 @@ class Supervisor:
     def _begin_first(self) -> None:
         """The first generation is a fork of this process: it has bjoern already."""
         ours, theirs = Channel.pair()
-        _flush()
-        process = os.fork()
+        children.flush()
+        process = children.fork()
         if process == 0:
             ours.close()
             listening = [listener.socket.detach() for listener in self._listeners]
@@ -219,8 +219,8 @@ class Supervisor:
             messages.error("cannot reload: it is not known which interpreter this is; restart instead")
             return
         ours, theirs = Channel.pair()
-        _flush()
-        process = os.fork()
+        children.flush()
+        process = children.fork()
         if process == 0:
             try:
                 if self._directory is not None:
@@ -246,23 +246,29 @@ class Supervisor:
                 if message is None:
                     self._lost(worker)
                     break
-                self._hear_worker(worker, message)
+                with _ignored_if_strange(f"{worker}"):
+                    self._hear_worker(worker, message)
         if family.is_gone:
             return
         for message in family.control.messages():
             if message is None:
                 self._gone(family)
                 break
-            if "loaded" in message:
-                family.is_loaded, family.told = True, message["loaded"]
-            elif "failed" in message:
-                family.failures.append(message["code"] << 8)
-            elif "files" in message:
-                self._note_files(message["files"])
-            elif "forked" in message:
-                family.workers[message["forked"]].process = message["pid"]
-            elif "ended" in message:
-                self._ended(family.workers[message["ended"]], message["status"])
+            with _ignored_if_strange(f"the process that forks (pid {family.process})"):
+                self._hear_generation(family, message)
+
+    def _hear_generation(self, family: Family, message: Mapping[str, Any]) -> None:
+        if "loaded" in message:
+            family.told = {**family.told, **message["loaded"]}
+            family.is_loaded = True
+        elif "failed" in message:
+            family.failures.append(message["code"] << 8)
+        elif "files" in message:
+            self._note_files(message["files"])
+        elif "forked" in message:
+            family.workers[message["forked"]].process = message["pid"]
+        elif "ended" in message:
+            self._ended(family.workers[message["ended"]], message["status"])
 
     def _hear_worker(self, worker: Worker, message: Mapping[str, Any]) -> None:
         if "ready" in message and worker.state == BOOTING:
@@ -757,6 +763,15 @@ def serve(
     supervisor.run(ShutdownSignals)
 
 
+@contextlib.contextmanager
+def _ignored_if_strange(sender: str) -> Iterator[None]:
+    """A message that is not what it claims to be is passed over: whoever holds the channel's other end can send one."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        messages.warning(f"a message in the name of {sender} was not understood ({error!r}): it is ignored")
+
+
 def starting_directory() -> str:
     """Where the program was started, by the name it had there: a link may lead elsewhere by the next reload."""
     here, name = os.getcwd(), os.environ.get("PWD", "")
@@ -795,9 +810,3 @@ def _span(seconds: float) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use platform::block_signals;
 pub(crate) use platform::calendar;
 pub(crate) use platform::{is_asleep_in_lock, thread_number};
-pub use system::{Bell, System, SystemSocket, SystemWaker, note_fork};
+pub use system::{Bell, Process, System, SystemSocket, SystemWaker, note_fork};
 
 /// Milliseconds on a clock that never goes back.
 pub type Millis = u64;

@@ -5,10 +5,10 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -50,6 +50,7 @@ impl System {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a socket that does not listen, else what the kernel says.
     pub fn new(listeners: Vec<OwnedFd>) -> io::Result<System> {
+        SERVING_AT.store(Process::this().0, Ordering::Relaxed);
         let poll = Poll::new()?;
         for (index, listener) in listeners.iter().enumerate() {
             if !platform::is_listening(listener.as_fd())? {
@@ -83,6 +84,11 @@ impl System {
     pub fn addresses(&self) -> Vec<Option<SocketAddr>> {
         let address = |listener: &Listener| SocketAddr::try_from(getsockname(&listener.socket).ok()?).ok();
         self.listeners.iter().map(address).collect()
+    }
+
+    /// The descriptors of its listeners, which a forked child holds, too.
+    pub fn listening(&self) -> impl Iterator<Item = RawFd> {
+        self.listeners.iter().map(|listener| listener.socket.as_raw_fd())
     }
 }
 
@@ -272,13 +278,39 @@ impl Drop for SystemSocket {
     }
 }
 
-/// Whether this process has children that did not exec, and so share the sockets it accepted.
+/// A process, as forks tell it from its parent. To compare two costs no system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(u32);
+
+impl Process {
+    /// The calling process.
+    pub fn this() -> Process {
+        Process(FORKS_BEFORE.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is the calling process, and not the one that this one was forked from.
+    pub fn is_this(self) -> bool {
+        self == Process::this()
+    }
+}
+
+/// Forks that lead to this process, counted in each child.
+static FORKS_BEFORE: AtomicU32 = AtomicU32::new(0);
+
+/// The process that has made a [`System`] last.
+static SERVING_AT: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Whether this process serves, and has children that did not exec since: they share the sockets it accepted.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// To be called after a fork. In the parent connections are shut down from now on before they are closed; in the child
-/// they are not, whatever the parent has done before: those it holds are the parent's.
+/// To be called after a fork. In the parent connections are shut down from now on before they are closed; in the child,
+/// and in what it forks itself, they are not: those it holds are the parent's.
 pub fn note_fork(in_parent: bool) {
-    FORKED.store(in_parent, Ordering::Relaxed);
+    if !in_parent {
+        FORKS_BEFORE.fetch_add(1, Ordering::Relaxed);
+    }
+    let serves = SERVING_AT.load(Ordering::Relaxed) == Process::this().0;
+    FORKED.store(in_parent && serves, Ordering::Relaxed);
 }
 
 /// A byte down a socket pair. Its descriptor also serves `signal.set_wakeup_fd`, which writes such a byte.

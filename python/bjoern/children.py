@@ -1,0 +1,102 @@
+"""Children: processes that the application forks while it is served. None of them is the server.
+
+Knows: fork(2), what a child lets go of at once, and how one ends whose code comes back to the server's.
+Must not know: sockets, signals, requests: who holds what a child must not have says so.
+Invariant: what belongs to the server's own process (what is registered for its end, its files) a child leaves alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from _thread import get_ident
+
+from . import messages
+from ._bjoern import note_fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
+# What a child does at once, the last first.
+_disowners: list[Callable[[], object]] = []
+# The thread that forks one of the server's own processes.
+_forking: int | None = None
+
+
+def disown_by(disown: Callable[[], object]) -> None:
+    """Has `disown` called in each child that is forked from now on, but for the server's own; once a call."""
+    _disowners.append(disown)
+
+
+def disown_no_more(disown: Callable[[], object]) -> None:
+    """There is nothing more that a child must not have."""
+    with contextlib.suppress(ValueError):  # this is a child
+        _disowners.remove(disown)
+
+
+def fork() -> int:
+    """Forks one of the server's own processes, which keeps what there is."""
+    global _forking
+    _forking = get_ident()
+    try:
+        return os.fork()
+    finally:
+        _forking = None
+
+
+def _forked() -> None:
+    note_fork(False)
+    disowners = _disowners[::-1]
+    _disowners.clear()
+    if _forking == get_ident():
+        return
+    for disown in disowners:
+        # One that fails does not keep the others, or the child.
+        with contextlib.suppress(Exception):
+            disown()
+
+
+os.register_at_fork(after_in_parent=lambda: note_fork(True), after_in_child=_forked)
+
+
+def leave(raised: BaseException | None, environ: Mapping[str, Any] | None) -> NoReturn:
+    """Ends a child, with the exit code that a program has that has returned, or `raised` this.
+
+    `environ` is that of the request in which it was forked, if any. What is registered for the end is the parent's.
+    """
+    code = 1
+    try:
+        code = code_of(raised)
+        where = "a signal handler"
+        if environ is not None:
+            where = f"{environ.get('REQUEST_METHOD')} {ascii(environ.get('RAW_URI'))[1:-1]}"
+        messages.warning(
+            f"process {os.getpid()}, which the application forked in {where}, is not the server: "
+            f"it ends with exit code {code}"
+        )
+    finally:
+        flush()
+        os._exit(code)
+
+
+def code_of(raised: BaseException | None) -> int:
+    """The exit code of a program that ended by this, or by returning; what Python prints of it has been printed."""
+    if raised is None:
+        return 0
+    if isinstance(raised, SystemExit):
+        if raised.code is None or isinstance(raised.code, int):
+            return (raised.code or 0) & 0xFF
+        print(raised.code, file=sys.stderr)
+        return 1
+    sys.excepthook(type(raised), raised, raised.__traceback__)
+    return 130 if isinstance(raised, KeyboardInterrupt) else 1
+
+
+def flush() -> None:
+    """Writes what waits in the standard streams, as the end of a process does."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
+            stream.flush()
