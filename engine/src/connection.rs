@@ -876,13 +876,15 @@ impl<S: Socket, A: App<S>> Connection<S, A> {
             asked: Asked {
                 minor: request.head.minor,
                 head: request.method() == b"HEAD",
-                // A call that is over time is answered while it runs on: see `Lent::time_out`.
-                html: !turn.config.timeout.is_zero() && request.prefers_html(),
-                peer_persists: request.head.persists,
-                server_persists: !turn.draining && !turn.config.keep_alive.is_zero(),
+                html: false, // set where there is need
+                persists: request.head.persists && !turn.draining && !turn.config.keep_alive.is_zero(),
             },
             ..Answer::default()
         };
+        if !turn.config.timeout.is_zero() {
+            // A call that is over time is answered while it runs on: see `Lent::time_out`.
+            self.answer.asked.html = request.prefers_html();
+        }
         if !outgoing.bytes.is_empty() && !outgoing.may_hold() {
             self.send_outgoing(&mut outgoing); // the answers before: nobody would see to them during the call
         }

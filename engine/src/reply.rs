@@ -181,7 +181,7 @@ impl<S: Socket, A: App<S>> Reply<S, A> {
         }
         let answer = &mut self.connection.answer;
         // The stop may have come while the application was at work.
-        answer.asked.server_persists &= !control.is_stopping();
+        answer.asked.persists &= !control.is_stopping();
         (answer.framing, answer.persists) = finish_head(head, answer.asked, whole, stamp, bytes);
         answer.started = true;
         answer.status = head.status();
