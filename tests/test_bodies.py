@@ -176,6 +176,23 @@ def test_other_wrapped_files(shared: Serve, path: str, wanted: bytes | str) -> N
             assert response.body == wanted
 
 
+@pytest.mark.parametrize("file", ["", "1"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_wrapped_file_is_sought_by_its_wrapper(shared: Serve, file: str, version: str) -> None:
+    response = shared("apps.files:app").ask("GET", f"/from_middle?file={file}", version=version)
+    assert (response.status, response.body) == (200, pattern(1000)[900:])
+
+
+def test_a_wrapper_has_the_positions_that_its_file_has(shared: Serve) -> None:
+    assert shared("apps.files:app").ask("GET", "/positions").json() == {
+        "bytesio": ["seekable", "seek", "tell", "close"],
+        "stored": ["seekable", "seek", "tell", "close"],
+        "read_only": ["close"],
+        "unseekable": ["seekable", "tell", "close"],
+        "error": ["'bjoern.FileWrapper' object has no attribute 'other'"],
+    }
+
+
 def test_a_wrapped_file_that_is_too_short(shared: Serve) -> None:
     server = shared("apps.files:app")
     with server.connect() as client:

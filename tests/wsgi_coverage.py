@@ -49,7 +49,7 @@ VARIABLES = {
     "wsgi.multithread": "whether another thread may call the application at the same time: `threads` is more than one",
     "wsgi.multiprocess": "`True`: the socket may be shared with other processes",
     "wsgi.run_once": "`False`",
-    "wsgi.file_wrapper": "`FileWrapper(file, blocksize)`",
+    "wsgi.file_wrapper": "`FileWrapper(file, blocksize)`; it has `seekable`, `seek` and `tell` where the file has them",
 }
 
 # What other servers or the rule for fields would have, and no environ holds. A test sends the fields.

@@ -1,5 +1,4 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
-
 //! Must not know: how a file is sent.
 
 use std::fs::File;
@@ -8,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::ffi::{calls, duplicate};
 
@@ -37,6 +37,15 @@ impl FileWrapper {
             None => calls::call(&read, [DEFAULT_BLOCK_BYTES.into_pyobject(py)?.as_any()])?,
         };
         Ok(block.is_truthy()?.then_some(block))
+    }
+
+    /// `seekable`, `seek` and `tell` are the file's own, and missing where it has none: so middleware that sends a part of
+    /// a file (werkzeug's `send_file`, for one) need not read what is before it.
+    fn __getattr__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        match name.to_str()? {
+            "seekable" | "seek" | "tell" => self.file.bind(py).getattr(name),
+            name => Err(PyAttributeError::new_err(format!("'bjoern.FileWrapper' object has no attribute '{name}'"))),
+        }
     }
 
     /// Closes the file, where it can be closed.

@@ -580,10 +580,8 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         let asked = Asked {
             minor: request.head.minor,
             head: request.method() == b"HEAD",
-            // A call that is over time is answered while it runs on: see `Reply::time_out`.
-            html: !cx.config.timeout.is_zero() && request.prefers_html(),
-            peer_persists: request.head.persists,
-            server_persists: !cx.draining && !cx.config.keep_alive.is_zero(),
+            html: false,
+            persists: request.head.persists && !cx.draining && !cx.config.keep_alive.is_zero(),
         };
         if !own.bytes.is_empty() && !own.may_hold() {
             transport.send(&mut own.bytes); // the answers before: nobody would see to them during the call
@@ -595,7 +593,12 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         }
         cx.take_permit();
         own.begin_call();
-        let (mut reply, outcome) = cx.app.call(app, request, Reply::new(transport, own, asked));
+        let mut reply = Reply::new(transport, own, asked);
+        if !cx.config.timeout.is_zero() {
+            // A call that is over time is answered while it runs on: see `Reply::time_out`.
+            reply.outgoing.response.asked.html = request.prefers_html();
+        }
+        let (mut reply, outcome) = cx.app.call(app, request, reply);
         if !reply.is_started() {
             reply.outgoing.response.asked.html = request.prefers_html(); // it may become an error
         }

@@ -307,7 +307,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             return true;
         }
         // The stop may have come while the application was at work.
-        response.asked.server_persists &= !control.is_stopping();
+        response.asked.persists &= !control.is_stopping();
         (response.framing, response.persists) = finish_head(head, response.asked, whole, stamp, bytes);
         response.started = true;
         response.status = head.status();

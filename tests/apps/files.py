@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -93,4 +94,42 @@ def pipe(environ: Environ, start_response: StartResponse) -> Any:
     return environ["wsgi.file_wrapper"](os.fdopen(reading, "rb"))
 
 
-app = dispatch(named(part, closed, read_only, fewer, text_file, closed_file, wrapper_called, pipe))
+class Unseekable(ReadOnly):
+    """What can tell where it is, but not go elsewhere."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        return 7
+
+
+def from_middle(environ: Environ, start_response: StartResponse) -> Any:
+    """What middleware does that sends a part of a file."""
+    wrapper = environ["wsgi.file_wrapper"](
+        STORED.open("rb") if argument(environ, "file") else io.BytesIO(pattern(1000))
+    )
+    assert (wrapper.seekable(), wrapper.tell()) == (True, 0)
+    assert (wrapper.seek(-100, io.SEEK_END), wrapper.tell()) == (900, 900)
+    start_response("200 OK", [TEXT])
+    return wrapper
+
+
+def positions(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Which of the names wrappers of several files have."""
+    with STORED.open("rb") as stored:
+        files = {"bytesio": io.BytesIO(), "stored": stored, "read_only": ReadOnly(), "unseekable": Unseekable()}
+        wrappers = {name: environ["wsgi.file_wrapper"](file) for name, file in files.items()}
+        names = ("seekable", "seek", "tell", "close", "read", "fileno", "name")
+        had = {key: [name for name in names if hasattr(wrapper, name)] for key, wrapper in wrappers.items()}
+    try:
+        wrappers["bytesio"].other  # noqa: B018
+    except AttributeError as error:
+        had["error"] = [str(error)]
+    start_response("200 OK", [TEXT])
+    return [json.dumps(had).encode()]
+
+
+app = dispatch(
+    named(part, closed, read_only, fewer, text_file, closed_file, wrapper_called, pipe, from_middle, positions)
+)

@@ -47,6 +47,16 @@ def test_flashed_message(site: ServerProcess) -> None:
         assert session.get(site.url("/flashed"), timeout=GUARD).json() == []
 
 
+@pytest.mark.parametrize(
+    ("part", "first"), [("-100", (1 << 30) - 100), (f"{1 << 29}-{(1 << 29) + 99}", 1 << 29), ("0-99", 0)]
+)
+def test_a_part_of_a_large_file_is_not_searched_for_by_reading(site: ServerProcess, part: str, first: int) -> None:
+    response = site.ask("GET", "/large", f"Range: bytes={part}")
+    assert (response.status, response.body) == (206, bytes(100))
+    assert response.get("Content-Range") == f"bytes {first}-{first + 99}/{1 << 30}"
+    assert site.ask("GET", "/reads").json() == 1
+
+
 def test_download_under_a_name(site: ServerProcess) -> None:
     response = requests.get(site.url("/file?attachment"), timeout=GUARD)
     assert "filename*=UTF-8''gr%C3%B6%C3%9Fe.bin" in response.headers["Content-Disposition"]

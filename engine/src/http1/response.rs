@@ -177,10 +177,8 @@ pub struct Asked {
     pub head: bool,
     /// An error of the server's own is a page of HTML, not plain text: see [`prefers_html`](super::prefers_html).
     pub html: bool,
-    /// The peer lets the connection persist.
-    pub peer_persists: bool,
-    /// The server does too: it is not draining, and keep-alive is not switched off.
-    pub server_persists: bool,
+    /// The connection may persist: the peer lets it, the server is not draining, and keep-alive is not switched off.
+    pub persists: bool,
 }
 
 /// How the end of a response's body is told (RFC 9112, section 6.3).
@@ -218,7 +216,7 @@ pub fn finish_head(
 ) -> (ResponseFraming, bool) {
     use ResponseFraming::*;
     let bodiless = asked.head || matches!(head.status, 204 | 205 | 304);
-    let may_persist = asked.peer_persists && asked.server_persists && !head.close;
+    let may_persist = asked.persists && !head.close;
     // What is said about the length, how the body is framed, and whether the connection can persist.
     let (length, framing, persists) = match (head.status, head.content_length, whole) {
         (204 | 304, _, _) => (None, Nothing, may_persist),
@@ -307,16 +305,15 @@ mod tests {
         (String::from_utf8_lossy(&out).into_owned(), framing, persists)
     }
 
-    const GET_11: Asked = Asked { minor: 1, head: false, html: false, peer_persists: true, server_persists: true };
+    const GET_11: Asked = Asked { minor: 1, head: false, html: false, persists: true };
 
     #[test]
     fn framing_is_a_table() {
         use ResponseFraming::*;
         let head_11 = Asked { head: true, ..GET_11 };
-        let close_11 = Asked { peer_persists: false, ..GET_11 };
-        let draining = Asked { server_persists: false, ..GET_11 };
+        let close_11 = Asked { persists: false, ..GET_11 };
         let keep_10 = Asked { minor: 0, ..GET_11 };
-        let get_10 = Asked { minor: 0, peer_persists: false, ..GET_11 };
+        let get_10 = Asked { minor: 0, persists: false, ..GET_11 };
         let head_10 = Asked { head: true, ..keep_10 };
         let length: &[(&str, &str)] = &[("Content-Length", "5")];
         type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Asked, Option<u64>, ResponseFraming, bool, &'a str);
@@ -325,11 +322,10 @@ mod tests {
             ("200 OK", length, GET_11, Some(3), Length(5), true, "Content-Length: 5"),
             ("200 OK", &[], GET_11, Some(3), Length(3), true, "Content-Length: 3"),
             ("200 OK", &[], GET_11, None, Chunked, true, "Transfer-Encoding: chunked"),
-            ("200 OK", &[], draining, None, Chunked, false, "Transfer-Encoding: chunked"),
             ("200 OK", &[], close_11, None, Chunked, false, "Transfer-Encoding: chunked"),
             ("200 OK", &[("Connection", "close")], GET_11, None, Chunked, false, "Transfer-Encoding: chunked"),
             ("200 OK", &[], Asked { head: true, ..close_11 }, None, Nothing, false, "Transfer-Encoding: chunked"),
-            ("200 OK", &[], Asked { minor: 0, ..draining }, None, UntilClose, false, ""),
+            ("200 OK", &[], get_10, None, UntilClose, false, ""),
             ("200 OK", &[], keep_10, None, UntilClose, false, ""),
             ("200 OK", length, keep_10, None, Length(5), true, "Content-Length: 5"),
             ("200 OK", length, get_10, None, Length(5), false, "Content-Length: 5"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 from wsgiref.validate import validator
 
+import werkzeug.utils
 from flask import (
     Flask,
     Response,
@@ -75,6 +80,40 @@ def raw() -> Response:
 
 
 # Flask's own ---------------------------------------------------------------------------------------------------------
+
+
+LARGE = FILE.parent / "large"
+LARGE_BYTES = 1 << 30
+
+
+class CountedFile(io.BufferedReader):
+    """Counts how often files are read from."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        CountedFile.reads += 1
+        return super().read(size)
+
+
+def open_counted(path: str, mode: str) -> IO[bytes]:
+    return CountedFile(io.FileIO(path)) if Path(path) == LARGE else open(path, mode)
+
+
+@app.get("/large")
+def large() -> BaseResponse:
+    """A GiB without a block on the disk."""
+    if not LARGE.exists():
+        LARGE.touch()
+        os.truncate(LARGE, LARGE_BYTES)
+    vars(werkzeug.utils)["open"] = open_counted  # where send_file looks for it
+    CountedFile.reads = 0
+    return send_file(LARGE)
+
+
+@app.get("/reads")
+def reads() -> Response:
+    return jsonify(CountedFile.reads)
 
 
 @app.get("/in_context/<int:blocks>")
