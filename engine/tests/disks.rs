@@ -154,7 +154,7 @@ fn play(acts: Vec<Act>, config: Config) -> (Vec<u8>, Arc<Runtime>, usize) {
     let runtime = Arc::<Runtime>::default();
     let server = Server::new(WatchedNet(net, runtime.clone()), Disks(runtime.clone()), config);
     end.set(server.stopper()).ok();
-    server.run_with(|| {}).unwrap();
+    server.work().unwrap();
     let taken = std::mem::take(&mut world.lock().wires[0].taken);
     let times = runtime.times.load(Ordering::Relaxed) - runtime.polls.load(Ordering::Relaxed);
     (taken, runtime, times)
