@@ -121,9 +121,7 @@ impl Wsgi {
                 return (reply, outcome);
             }
         };
-        let given = whole(&mut reply, &returned);
-        end_if_forked(py, home, given.as_ref().err(), Some(environ));
-        let (reply, given) = match given {
+        let (reply, given) = match whole(&mut reply, &returned) {
             Ok(Given::NeedsNoClose) => {
                 self.check_length(py, &reply);
                 return (reply, Outcome::Done);

@@ -230,7 +230,6 @@ pub fn finish_head(
         // HTTP/1.0 has only the end of the connection to end the body; a response to HEAD has no body to end.
         (_, None, None) => (None, UntilClose, may_persist && asked.head),
     };
-    out.reserve(head.room(stamp));
     out.extend_from_slice(&head.bytes);
     if !head.has_date {
         out.extend_from_slice(&stamp.date);
