@@ -10,6 +10,7 @@ import re
 import selectors
 import socket
 import threading
+from collections import Counter
 from types import TracebackType
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ class Crowd:
         self._ending = False
         self.answered = 0
         self.latest = ""  # the body of the latest answer
+        self.bodies: Counter[str] = Counter()  # how often each body was the answer
         self.announced = 0  # connections that the server closed by agreement
         self.lost: list[Lost] = []
         self.failed: str | None = None
@@ -134,6 +136,7 @@ class Crowd:
             return
         self.answered += 1
         connection.last = self.latest = body.decode()
+        self.bodies[self.latest] += 1
         if _CLOSE.search(head):
             self.announced += 1
             self._replace(connection)

@@ -2,12 +2,15 @@
 
 Each answers the same: GET `/hello/NAME`, `/stream/BLOCKS`, `/count` (a cookie counts), `/file`, `/empty` (204), `/away`
 (to `/hello/away`), `/error` (it raises ValueError); POST `/upload` (a form with `file` and `word`), `/raw` (any body).
+Some have users, which the cookie `user` names: `/export` streams a user's rows, `/who` tells the user and the process,
+`/closed` lists the users whose exports this process has closed. CherryPy's and web.py's sites have only users.
 Knows: the file and the answers they share.   Must not know: any framework, the server.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,3 +39,25 @@ def digest(stream: Readable) -> dict[str, Any]:
 def lines(blocks: int) -> Iterator[bytes]:
     for number in range(blocks):
         yield b"%d\n" % number
+
+
+# Users and their exports ---------------------------------------------------------------------------------------------
+
+ROWS = 2000
+ROW_BYTES = 2000  # the rows together are more than the sockets of a slow client hold
+CLOSED: list[str] = []  # the users whose exports have been closed
+
+
+def row(user: str, number: int) -> bytes:
+    """A row of the user's export."""
+    return f"{user} {number} ".encode().ljust(ROW_BYTES - 1, b".") + b"\n"
+
+
+def who(user: str) -> str:
+    """The user, and the process that answers."""
+    return f"{user} {os.getpid()}"
+
+
+def closed() -> str:
+    """The users whose exports have been closed."""
+    return " ".join(CLOSED)

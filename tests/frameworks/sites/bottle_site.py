@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 from wsgiref.validate import validator
 
 from bottle import Bottle, redirect, request, response, static_file
 
-from frameworks.sites import FILE, digest, lines
+from frameworks.sites import CLOSED, FILE, ROWS, closed, digest, lines, row, who
 
 app = Bottle()
 
@@ -65,6 +66,63 @@ def upload() -> dict[str, Any]:
 @app.post("/raw")
 def raw() -> dict[str, Any]:
     return digest(request.body)
+
+
+# Users and their exports ---------------------------------------------------------------------------------------------
+
+
+def user() -> str:
+    """The user of Bottle's global request, which is thread-local."""
+    return str(request.get_cookie("user"))
+
+
+@app.get("/export")
+def export() -> Iterator[bytes]:
+    try:
+        for number in range(ROWS):
+            yield row(user(), number)
+    finally:
+        CLOSED.append(user())
+
+
+@app.get("/who")
+def tell_who() -> str:
+    return who(user())
+
+
+@app.get("/closed")
+def tell_closed() -> str:
+    return closed()
+
+
+# A lock that is held from the first row to the last ------------------------------------------------------------------
+
+
+class Held:
+    """A lock, and whether an export is between its first and its last row."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.by_export = lock, False
+
+
+LOCKS = {"Lock": Held(threading.Lock()), "RLock": Held(threading.RLock())}
+
+
+@app.get("/export_with/<kind>")
+def export_with(kind: str) -> Iterator[bytes]:
+    held = LOCKS[kind]
+    with held.lock:
+        held.by_export = True
+        for number in range(ROWS):
+            yield row(user(), number)
+        held.by_export = False
+
+
+@app.get("/take/<kind>")
+def take(kind: str) -> str:
+    """Takes the lock, and tells whether an export was in the middle of its rows."""
+    with LOCKS[kind].lock:
+        return "together" if LOCKS[kind].by_export else "alone"
 
 
 checked = validator(app)

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.validate import validator
 
 import django
@@ -26,7 +29,7 @@ from django.http import (
 from django.template import RequestContext, Template
 from django.views.decorators.csrf import csrf_exempt
 
-from frameworks.sites import FILE, FOLDER, digest, lines
+from frameworks.sites import CLOSED, FILE, FOLDER, ROWS, closed, digest, lines, row, who
 
 NAME, PASSWORD = "admin", "only for tests"
 
@@ -76,6 +79,9 @@ logging.getLogger("django").addHandler(logging.NullHandler())  # "Not Found" is 
 
 from django.contrib import admin  # noqa: E402  # needs the settings
 from django.contrib.auth.models import User  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
+from django.db.backends.base.base import BaseDatabaseWrapper  # noqa: E402
+from django.db.backends.signals import connection_created  # noqa: E402
 from django.urls import path  # noqa: E402
 
 call_command("migrate", verbosity=0)
@@ -159,13 +165,88 @@ def generated(request: HttpRequest) -> FileResponse:
     return FileResponse(blocks(), filename="lines.txt", as_attachment=True)
 
 
+# Users and their exports, from the database --------------------------------------------------------------------------
+
+CONNECTIONS: list[BaseDatabaseWrapper] = []  # each thread's, once it has been opened
+
+
+def note_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
+    if connection not in CONNECTIONS:
+        CONNECTIONS.append(connection)
+
+
+connection_created.connect(note_connection)
+
+with connection.cursor() as cursor, transaction.atomic():
+    cursor.execute("CREATE TABLE exported (number INTEGER)")
+    cursor.executemany("INSERT INTO exported VALUES (%s)", [(number,) for number in range(ROWS)])
+connection.close()
+
+
+def asked(request: HttpRequest) -> str:
+    """The user's name, by way of the database."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s", [request.COOKIES["user"]])
+        return str(cursor.fetchone()[0])
+
+
+def export(request: HttpRequest) -> StreamingHttpResponse:
+    """Row by row from one cursor."""
+
+    def rows() -> Iterator[bytes]:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT number FROM exported ORDER BY number")
+                while found := cursor.fetchone():
+                    yield row(request.COOKIES["user"], found[0])
+        finally:
+            CLOSED.append(asked(request))
+
+    return StreamingHttpResponse(rows(), content_type="text/plain")
+
+
+def tell_who(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(who(asked(request)), content_type="text/plain")
+
+
+def tell_closed(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(closed(), content_type="text/plain")
+
+
+MEETING = threading.Barrier(6, timeout=30)
+
+
+def large(request: HttpRequest) -> HttpResponse:
+    """More bytes than sockets hold, from a view that has asked the database. `meet` waits for five other requests."""
+    body = asked(request).encode().ljust(8_000_000, b".")
+    if "meet" in request.GET:
+        MEETING.wait()  # so that each request has another thread
+    return HttpResponse(body, content_type="text/plain")
+
+
 urlpatterns = [
     path("hello/<name>", hello),
     path("stream/<int:blocks>", stream),
     *[path(view.__name__, view) for view in (count, file, empty, away, error, upload, raw)],
     *[path(view.__name__, view) for view in (picture, long_text, generated)],
+    *[path(view.__name__, view) for view in (export, large)],
+    path("who", tell_who),
+    path("closed", tell_closed),
     path("admin/", admin.site.urls),
 ]
 
 app = get_wsgi_application()
 checked = validator(app)
+
+
+def counted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The site, and `/connections`: the process, and the number of its open database connections.
+
+    Django does not see that request, because it would close the connection of the thread that counts.
+    """
+    if environ["PATH_INFO"] != "/connections":
+        answer: Iterable[bytes] = app(environ, start_response)
+        return answer
+    text = b"%d %d" % (os.getpid(), sum(one.connection is not None for one in CONNECTIONS))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+    return [text]

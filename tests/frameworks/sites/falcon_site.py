@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.validate import validator
 
 import falcon
 
-from frameworks.sites import FILE, digest, lines
+from frameworks.sites import CLOSED, FILE, ROWS, closed, digest, lines, row, who
 
 
 class Stamp:
@@ -95,6 +95,29 @@ class Error:
         raise ValueError("on purpose")
 
 
+class Export:
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        response.content_type = falcon.MEDIA_TEXT
+        response.stream = self.rows(request)
+
+    def rows(self, request: falcon.Request) -> Iterator[bytes]:
+        try:
+            for number in range(ROWS):
+                yield row(request.cookies["user"], number)
+        finally:
+            CLOSED.append(request.cookies["user"])
+
+
+class Who:
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        response.text = who(request.cookies["user"])
+
+
+class Closed:
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        response.text = closed()
+
+
 RESOURCES: dict[str, Callable[[], object]] = {
     "/hello/{name}": Hello,
     "/stream/{blocks:int}": Stream,
@@ -105,6 +128,9 @@ RESOURCES: dict[str, Callable[[], object]] = {
     "/empty": Empty,
     "/away": Away,
     "/error": Error,
+    "/export": Export,
+    "/who": Who,
+    "/closed": Closed,
 }
 
 app = falcon.App(middleware=[Stamp()])

@@ -13,6 +13,7 @@ import werkzeug.utils
 from flask import (
     Flask,
     Response,
+    copy_current_request_context,
     flash,
     get_flashed_messages,
     jsonify,
@@ -24,7 +25,7 @@ from flask import (
 )
 from werkzeug.wrappers import Response as BaseResponse
 
-from frameworks.sites import FILE, digest, lines
+from frameworks.sites import CLOSED, FILE, ROWS, closed, digest, lines, row, who
 
 app = Flask(__name__)
 app.secret_key = "only for tests"
@@ -145,6 +146,49 @@ def set_flash() -> BaseResponse:
 @app.get("/flashed")
 def flashed() -> Response:
     return jsonify(get_flashed_messages())
+
+
+# Users and their exports ---------------------------------------------------------------------------------------------
+
+
+@app.get("/export")
+def export() -> Response:
+    def generate() -> Iterator[bytes]:
+        try:
+            for number in range(ROWS):
+                yield row(request.cookies["user"], number)
+        finally:
+            CLOSED.append(request.cookies["user"])
+
+    return Response(stream_with_context(generate()), mimetype="text/plain")
+
+
+@app.get("/copied_export")
+def copied_export() -> Response:
+    """Each row, and the end of the export, enter a copy of the request's context."""
+
+    @copy_current_request_context
+    def user() -> str:
+        return request.cookies["user"]
+
+    def generate() -> Iterator[bytes]:
+        try:
+            for number in range(ROWS):
+                yield row(user(), number)
+        finally:
+            CLOSED.append(user())
+
+    return Response(generate(), mimetype="text/plain")
+
+
+@app.get("/who")
+def tell_who() -> Response:
+    return Response(who(request.cookies["user"]), mimetype="text/plain")
+
+
+@app.get("/closed")
+def tell_closed() -> Response:
+    return Response(closed(), mimetype="text/plain")
 
 
 checked = validator(app)
