@@ -21,8 +21,8 @@ use crate::ffi::{duplicate, shared_rows};
 use crate::site::{Hooks, Limits, Site};
 use crate::wsgi::Wsgi;
 
-/// After the end, for a thread that is in no call: it may be in the `close()` of a response that nobody waits for any more.
-const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
+/// After the end, for a thread that waits for its client, which it does for a second at a time, or for one in no call.
+const TIME_TO_LEAVE: Duration = Duration::from_secs(2);
 
 /// A server on sockets that already listen, with one event loop or, without the GIL and with several threads, one a core.
 ///
@@ -211,13 +211,14 @@ impl Engine {
     fn serve_alone(&self, py: Python<'_>) -> PyResult<()> {
         let served = self.server.run();
         let end = Instant::now() + TIME_TO_LEAVE;
-        while self.at_work() > self.site.in_calls(py) {
+        while self.at_work() > self.site.in_calls(py) || self.server.waiting() > 0 {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             py.detach(|| self.site.bell().wait(Some(left)))?;
         }
+        self.server.cut_unfinished();
         Ok(served?)
     }
 
@@ -228,7 +229,7 @@ impl Engine {
         let result = begun.map_err(PyErr::from).and_then(|_| {
             loop {
                 let has_ended = self.server.has_ended();
-                if has_ended && self.at_work() <= self.site.in_calls(py) {
+                if has_ended && self.at_work() <= self.site.in_calls(py) && self.server.waiting() == 0 {
                     return Ok(());
                 }
                 let left = has_ended.then(|| {
@@ -245,6 +246,7 @@ impl Engine {
         if result.is_err() {
             self.site.stop(false);
         }
+        self.server.cut_unfinished();
         if result.is_ok() && self.at_work() > 0 {
             self.site.tell_unfinished(py, None);
         }

@@ -35,7 +35,8 @@ pub fn whole(reply: &mut Reply, returned: &Bound<'_, PyAny>) -> PyResult<Given> 
     // bytes are sent whole, as bjoern 3 does, not byte for byte.
     if let Ok(block) = returned.cast::<PyBytes>() {
         give_one(reply, block)?;
-        return Ok(Given::NeedsNoClose);
+        let is_plain = returned.is_exact_instance_of::<PyBytes>();
+        return Ok(if is_plain { Given::NeedsNoClose } else { Given::Whole });
     }
     // Not after write(): the framing may be chunked by then, which the kernel cannot do.
     if let Ok(wrapper) = returned.cast_exact::<FileWrapper>()

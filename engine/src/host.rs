@@ -18,11 +18,11 @@ pub(crate) trait Host: Send + Sync {
     /// The calling thread's turn is over: it has kept its permit, or has a place in the queue for it.
     fn give_way(&self, loop_index: usize) -> Option<Place>;
 
-    /// The calling thread waits for its client and keeps its permit; it does not hang.
-    fn begin_wait(&self);
+    /// The calling thread begins to wait for its client; `keeps_permit`: it is not parked, but does not hang.
+    fn begin_wait(&self, keeps_permit: bool);
 
     /// That wait is over.
-    fn end_wait(&self);
+    fn end_wait(&self, kept_permit: bool);
 }
 
 /// A thread that waits for its client.

@@ -232,14 +232,16 @@ impl<N: Net, A: App<N::Socket>> Host for Loops<N, A> {
         place
     }
 
-    fn begin_wait(&self) {
-        if self.shared.books.counters.is_shared() {
+    fn begin_wait(&self, keeps_permit: bool) {
+        self.shared.waiting.fetch_add(1, Ordering::SeqCst);
+        if keeps_permit && self.shared.books.counters.is_shared() {
             self.shared.books.counters.lead(true, 0);
         }
     }
 
-    fn end_wait(&self) {
-        if self.shared.books.counters.is_shared() {
+    fn end_wait(&self, kept_permit: bool) {
+        self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
+        if kept_permit && self.shared.books.counters.is_shared() {
             self.shared.books.counters.lead(false, (self.clock)());
         }
     }

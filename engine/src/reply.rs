@@ -317,6 +317,11 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         true
     }
 
+    /// Whether the end of the connection is what tells the end of the body.
+    pub(crate) fn ends_with_connection(&self) -> bool {
+        self.outgoing.response.framing == ResponseFraming::UntilClose
+    }
+
     /// Whether bytes wait to be sent with those that follow.
     pub(crate) fn holds(&self) -> bool {
         !self.outgoing.bytes.is_empty() && self.outgoing.watch.is_kept()
@@ -528,19 +533,15 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
                 }
             }
         }
-        if let (Some(parked), Some(host)) = (&wait.parked, &self.outgoing.host)
+        if let Some(host) = &self.outgoing.host
             && self.outgoing.turn.place.is_none()
         {
-            self.outgoing.turn.place = host.unpark(parked);
+            host.end_wait(wait.parked.is_none());
+            self.outgoing.turn.place = wait.parked.as_ref().and_then(|parked| host.unpark(parked));
         }
         if !self.has_permit() {
             self.outgoing.turn.wait = Some(wait);
             return Ok(false);
-        }
-        if wait.parked.is_none()
-            && let Some(host) = &self.outgoing.host
-        {
-            host.end_wait();
         }
         self.outgoing.turn.blocks_in_turn = 0;
         self.outgoing.turn.began = Some(Guess::now());
@@ -559,9 +560,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             watch.end_call(slot);
         }
         let parked = host.as_ref().filter(|_| parks).and_then(|host| host.park(*loop_index));
-        if let (None, Some(host)) = (&parked, host) {
-            host.begin_wait();
-        }
+        host.iter().for_each(|host| host.begin_wait(parked.is_none()));
         let wait = ClientWait { parked, waited: Duration::ZERO, paused_call: is_own, broken: None };
         self.outgoing.turn.wait = Some(wait);
     }

@@ -63,6 +63,9 @@ impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> ReplySlot<S, B> {
     /// Puts `reply` here for as long as the application's code runs. What waits to be sent is left to the watch.
     pub fn lend(self: &Arc<Self>, mut reply: Reply<S, B>, call: AppCall) {
         let held = reply.holds().then(|| (reply.outgoing.watch.clone(), reply.outgoing.slot.clone()));
+        if reply.ends_with_connection() {
+            reply.outgoing.watch.note_unfinished(&reply.outgoing.slot, self.clone());
+        }
         let mut place = self.lock();
         if call == AppCall::Call {
             (place.called, place.is_cut) = (false, false);
@@ -161,5 +164,11 @@ impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> ReplySlot<S, B> {
 impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> Held for ReplySlot<S, B> {
     fn send_held(&self) -> bool {
         self.lock().reply.as_mut().is_none_or(Reply::send_held)
+    }
+
+    fn cut(&self) {
+        if let Some(reply) = self.lock().reply.as_mut().filter(|reply| reply.ends_with_connection()) {
+            reply.cut();
+        }
     }
 }

@@ -139,6 +139,7 @@ impl Rounds {
         {
             loops.all.iter().for_each(|one| drop(one.handle.crew.end()));
             shared.control.abort(); // for the threads that wait for their clients
+            shared.watch.cut_unfinished();
             shared.context().write_log_detached();
             shared.app.gives_up(self.fatal.as_ref().map(|fatal| fatal.signal));
             self.fatal.iter_mut().for_each(|fatal| fatal.gave_up = Some(now));
@@ -184,6 +185,7 @@ impl Rounds {
             || fatal.again.is_some_and(|again| is_past(again, TIME_TO_END))
             || fatal.gave_up.is_some_and(|gave_up| is_past(gave_up, TIME_TO_TELL));
         if is_late {
+            shared.watch.cut_unfinished();
             shared.app.force_end(fatal.signal);
         }
         true

@@ -318,6 +318,17 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
         self.loops.shared.context().write_log();
     }
 
+    /// Threads that wait for their clients; once the server has ended they do not for long.
+    pub fn waiting(&self) -> usize {
+        self.loops.shared.waiting.load(Ordering::SeqCst)
+    }
+
+    /// The server has ended, and the threads that have not come back are left behind: their responses are cut where the
+    /// end of the connection would pass for the end of the body.
+    pub fn cut_unfinished(&self) {
+        self.loops.shared.watch.cut_unfinished();
+    }
+
     // --- the watch ---
 
     /// Says that [`Server::tick`] is called every millisecond from now on.

@@ -34,6 +34,8 @@ pub(crate) struct Shared<A> {
     pub watch: Arc<Watch>,
     pub permits: Permits,
     pub parked: ParkedThreads,
+    /// Threads that wait for their clients, parked or in `write()`.
+    pub waiting: AtomicUsize,
     /// What bodies take, all together.
     pub storage: Arc<Storage>,
     /// Requests that are whole and wait for a thread.
@@ -60,6 +62,7 @@ impl<A> Shared<A> {
             books,
             control: Arc::default(),
             parked: ParkedThreads::default(),
+            waiting: AtomicUsize::new(0),
             queued_requests: AtomicUsize::new(0),
             last_request,
             came: AtomicUsize::new(0),

@@ -25,6 +25,9 @@ const QUIET_TICKS: u32 = 16;
 pub(crate) trait Held: Send + Sync {
     /// Sends what can be sent now. Whether nothing is left.
     fn send_held(&self) -> bool;
+
+    /// Resets the connection where its orderly end would pass for the end of a response that is not over.
+    fn cut(&self);
 }
 
 /// The meeting place of those who hold and of the one who looks.
@@ -54,6 +57,8 @@ pub(crate) struct ThreadSlot {
     number: AtomicU32,
     /// The thread has a permit, and is not between two blocks.
     is_in_call: AtomicBool,
+    /// The latest response that must not end in order before it is over.
+    unfinished: Mutex<Option<Arc<dyn Held>>>,
 }
 
 impl ThreadSlot {
@@ -295,6 +300,20 @@ impl Watch {
         self.wake();
         drop(latest);
         drop(before);
+    }
+
+    /// Notes a response whose connection must not end in order while the thread that has `slot` is away.
+    pub(crate) fn note_unfinished(&self, slot: &ThreadSlot, holder: Arc<dyn Held>) {
+        let before = slot.unfinished.lock().unwrap_or_else(PoisonError::into_inner).replace(holder);
+        drop(before);
+    }
+
+    /// The server ends: what threads that have not come back have not finished is cut, where its client could not tell.
+    pub(crate) fn cut_unfinished(&self) {
+        for slot in self.slots().iter() {
+            let unfinished = slot.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
+            unfinished.iter().for_each(|unfinished| unfinished.cut());
+        }
     }
 
     /// What the kernel calls the threads that are in a call of the application.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from _thread import get_ident
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # What a child does at once, the last first.
 _disowners: list[Callable[[], object]] = []
+# The signals that a thread which is forking had blocked before.
+_masks: dict[int, set[int]] = {}
 # The thread that forks one of the server's own processes.
 _forking: int | None = None
 
@@ -47,19 +50,36 @@ def fork() -> int:
         _forking = None
 
 
-def _forked() -> None:
+def _forks() -> None:
+    """Signals wait until the child has handlers of its own: the server's would take them for the server."""
+    if _disowners:
+        _masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _has_forked() -> None:
+    note_fork(True)
+    _hear_signals()
+
+
+def _is_forked() -> None:
     note_fork(False)
     disowners = _disowners[::-1]
     _disowners.clear()
-    if _forking == get_ident():
-        return
-    for disown in disowners:
-        # One that fails does not keep the others, or the child.
-        with contextlib.suppress(Exception):
-            disown()
+    if _forking != get_ident():
+        for disown in disowners:
+            # One that fails does not keep the others, or the child.
+            with contextlib.suppress(Exception):
+                disown()
+    _hear_signals()
 
 
-os.register_at_fork(after_in_parent=lambda: note_fork(True), after_in_child=_forked)
+def _hear_signals() -> None:
+    mask = _masks.pop(get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+os.register_at_fork(before=_forks, after_in_parent=_has_forked, after_in_child=_is_forked)
 
 
 def leave(raised: BaseException | None, environ: Mapping[str, Any] | None) -> NoReturn:
