@@ -5,6 +5,7 @@ Knows: the options by name.   Must not know: how they are enforced.
 
 from __future__ import annotations
 
+import contextlib
 import select
 from typing import Any
 
@@ -282,3 +283,46 @@ def test_require_host_can_be_switched_off(serve: Serve) -> None:
         assert client.ask(host=None).status == 200
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
         client.expect_refusal(400)
+
+
+# Rates ---------------------------------------------------------------------------------------------------------------
+
+
+def test_least_rates(serve: Serve) -> None:
+    """Peers that keep a connection by a byte now and then: each is told, or cut so that it sees it. All at once."""
+    rates: dict[str, Any] = {"min_body_rate": 1000, "min_send_rate": 2_000_000}
+    server = serve("apps.blocks:app", threads=4, body_timeout=1.2, write_timeout=1.2, **rates)
+    with server.connect() as sender, contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(server.connect(receive_buffer=65536)) for _ in range(4)]
+        for reader, kind, version in zip(readers, ["one", "generator"] * 2, ["1.0", "1.0", "1.1", "1.1"], strict=True):
+            reader.send(message("GET", f"/{kind}?size=50000000&block=50000", version=version))
+            reader.recv_head()
+        sender.send(message("POST", "/one", "Content-Length: 100000"))
+        while not select.select([sender.sock], [], [], SHORT)[0]:
+            sender.send(b"x")
+            for reader in readers:
+                reader.sock.recv(1000)
+        sender.expect_refusal(408)
+        for number, reader in enumerate(readers):
+            received = 0
+            try:
+                while data := reader.sock.recv(1 << 20):
+                    received += len(data)
+            except ConnectionResetError:
+                pass
+            else:
+                assert number >= 2, "in HTTP/1.0 an orderly end is the end of the body"
+            assert received < 40_000_000
+    assert server.ask("GET", "/one").status == 200
+
+
+def test_whoever_keeps_the_least_rate_is_served(serve: Serve) -> None:
+    """For longer than a window."""
+    server = serve("apps.echo:app", min_body_rate=1000, min_send_rate=1000)
+    size, steps = 30_000, 24
+    with server.connect() as client:
+        client.send(message("POST", "/", f"Content-Length: {size}"))
+        for _ in range(steps):
+            client.send(b"x" * (size // steps))
+            pause(0.25)
+        assert client.recv_response().json()["size"] == size

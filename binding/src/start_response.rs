@@ -269,7 +269,9 @@ fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot) -> PyResult<()
             Ok(true) => return Ok(()),
             Ok(false) if slot.is_cut() => return Err(PyBrokenPipeError::new_err("the call took longer than timeout")),
             Ok(false) => py.check_signals()?,
-            Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
+            Err(broken @ (Broken::TimedOut | Broken::TooSlow)) => {
+                return Err(PyTimeoutError::new_err(broken.to_string()));
+            }
             Err(broken @ (Broken::Io(_) | Broken::GaveWay)) => {
                 return Err(PyBrokenPipeError::new_err(broken.to_string()));
             }

@@ -27,6 +27,7 @@ use crate::http1::{Framing, Reject};
 use crate::io::{Peer, Readiness, Socket};
 use crate::outbox::Flushed;
 use crate::proxies::{Forwarded, forwarded, preface};
+use crate::rate::LeastRate;
 use crate::reply::{Outgoing, Reply, code_of};
 use crate::request::{Body, Origin, Request};
 use crate::spool::Means;
@@ -166,7 +167,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
             }
             match self.flush(cx) {
                 Flushed::All => {}
-                Flushed::Blocked => break self.wait(Timeout::Write),
+                Flushed::Blocked => break self.wait_for_reader(cx),
                 Flushed::Paused => break Verdict::Again,
             }
             if self.transport().is_broken() {
@@ -205,8 +206,8 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         outgoing_of(&mut thread.outgoing).bytes.clear();
         thread.input = input;
         if cx.counters.is_shared() {
-            let transport = self.transport();
-            cx.counters.traffic(std::mem::take(&mut transport.received), std::mem::take(&mut transport.sent));
+            let (received, sent) = self.transport().take_traffic();
+            cx.counters.traffic(received, sent);
         }
         if verdict == Verdict::Close
             && let State::Body(upload) | State::Whole(upload) = std::mem::replace(&mut self.state, State::Closing)
@@ -257,6 +258,10 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         let reject = match (deadline, &self.state) {
             (Timeout::Head, State::Head) if !self.inbox.is_empty() => Reject::HeaderTimeout,
             (Timeout::Body, State::Body(_)) => Reject::BodyTimeout,
+            (Timeout::Write, _) => {
+                self.transport().reset(); // an orderly end could pass for the end of the body
+                return Verdict::Close;
+            }
             _ => return Verdict::Close,
         };
         self.refuse_waiting(reject, &mut thread.outgoing, cx);
@@ -283,6 +288,17 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         Verdict::Wait { timeout, renewed }
     }
 
+    /// The peer has not taken all that waits for it. Where it takes too little, nothing more is sent.
+    fn wait_for_reader<A>(&mut self, cx: &ServeContext<'_, A>) -> Verdict {
+        let least = LeastRate::new(cx.config.min_send_rate, cx.config.write_timeout);
+        if self.transport().is_taken_too_slowly(cx.attended, least) {
+            cx.counters.count(Cell::SendTooSlow);
+            self.transport().reset();
+            return Verdict::Close;
+        }
+        self.wait(Timeout::Write)
+    }
+
     /// Whether what follows at once may leave with what waits.
     fn may_add<A>(&mut self, cx: &ServeContext<'_, A>) -> bool {
         let follows = matches!(self.state, State::Head | State::Body(_) | State::Whole(_));
@@ -304,6 +320,13 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
     {
         if !self.unseen {
             if !self.ready.readable {
+                let least = LeastRate::new(cx.config.min_body_rate, cx.config.body_timeout);
+                if let State::Body(upload) = &mut self.state
+                    && upload.comes_too_slowly(cx.attended, least)
+                {
+                    self.refuse_waiting(Reject::BodyTooSlow, &mut thread.outgoing, cx);
+                    return None;
+                }
                 return Some(self.wait_for_request(cx));
             }
             if budget.receives == 0 {
@@ -511,7 +534,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         if head.expects_continue && behind.is_empty() {
             outgoing_of(outgoing).bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config) {
+        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config, cx.attended) {
             Ok(upload) => self.state = State::Body(Box::new(upload)),
             Err(head) => {
                 let request = Request::new(&head, head_bytes, Body::Memory(b""), 0, origin);
@@ -737,6 +760,9 @@ fn outgoing_of(outgoing: &mut Option<Box<Outgoing>>) -> &mut Outgoing {
 /// What the end of the application's work means for the response: whether the connection persists.
 fn settle<S: Socket, B: AsRef<[u8]>, A>(reply: &mut Reply<S, B>, outcome: Outcome, cx: &ServeContext<'_, A>) -> bool {
     let started = reply.is_started();
+    if reply.outgoing.response.too_slow {
+        cx.counters.count(Cell::SendTooSlow);
+    }
     if !started {
         cx.counters.count(Cell::Failed);
         reply.refuse("500 Internal Server Error");

@@ -38,6 +38,8 @@ cells! {
     Gone = "gone";
     /// Streams cut because more than `max_parked` waited for their clients, and this one had waited longest.
     ParkedCut = "parked_cut";
+    /// Responses cut because their clients took fewer than `min_send_rate` bytes a second.
+    SendTooSlow = "send_too_slow";
     /// Lines of the access log that could not be written.
     LogLost = "log_lost";
 }

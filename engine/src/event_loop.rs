@@ -39,6 +39,9 @@ const DRAIN_REQUEST: Millis = 1_000;
 /// Descriptors kept for everything but connections, where `max_connections` is left to the server.
 const RESERVED_FILES: u64 = 64;
 
+/// Between two waits for news: more of that time is not counted as time that peers had.
+const MOST_AWAY: Millis = 100;
+
 /// The longest wait while connections are out: their deadlines begin when the leader sees that they are back.
 const WAIT_FOR_RETURNS: Duration = Duration::from_secs(1);
 
@@ -127,6 +130,9 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     is_announced: bool,
     max_connections: usize,
     pub(crate) phase: Phase,
+    /// For how long it has looked for news, as of the last wait; and when that was.
+    pub(crate) attended: Millis,
+    seen: Millis,
     /// The calendar's second, since 1970, as of the last wait.
     pub(crate) second: u64,
     /// Connections so far, for their names.
@@ -159,6 +165,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         };
         Loop {
             accepting: vec![false; net.listeners()],
+            attended: 0,
+            seen: net.elapsed(),
             net,
             events: Vec::new(),
             slots: Slab::new(),
@@ -284,7 +292,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     /// # Errors
     /// What the kernel says of the poller.
     pub(crate) fn wait(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) -> io::Result<()> {
-        let timeout = self.time_to_wait();
+        let began = self.net.elapsed();
+        let timeout = self.time_to_wait(began);
         let (net, events) = (&mut self.net, &mut self.events);
         let counters = &shared.books.counters;
         let has_lines = shared.books.log.as_ref().is_some_and(|log| log.has_lines());
@@ -312,7 +321,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             counters.lead(true, 0);
         }
         self.take_returned(shared, handle); // before its news
-        self.sort(shared, handle);
+        self.sort(began, shared, handle);
         if std::mem::take(&mut self.unheard) {
             self.woken(shared, handle);
         }
@@ -332,14 +341,15 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         handle: &Handle<N, A>,
     ) -> io::Result<bool> {
         self.take_returned(shared, handle);
+        let began = self.net.elapsed();
         self.net.wait(Some(Duration::ZERO), &mut self.events)?;
-        self.sort(shared, handle);
+        self.sort(began, shared, handle);
         if shared.control.is_stopping() {
             self.drain(shared, handle, self.net.elapsed());
         }
         thread.begin_turn(self.second, 0, true, &shared.config);
         let draining = self.phase != Phase::Serving;
-        let cx = ServeContext { draining, may_call: false, ..shared.context() };
+        let cx = ServeContext { draining, may_call: false, attended: self.attended, ..shared.context() };
         while let Some(token) = self.ready.pop_front() {
             let Some(Task { mut connection, expired, .. }) = self.hand_out(token, shared) else { continue };
             let mut verdict = match expired {
@@ -362,9 +372,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.net.elapsed()
     }
 
-    /// Queues the connections that the last wait's news concern, and those whose deadline has come.
-    fn sort(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
+    /// Queues the connections that the last wait's news concern, and those whose deadline has come. That wait began at `began`.
+    fn sort(&mut self, began: Millis, shared: &Shared<A>, handle: &Handle<N, A>) {
         let now = self.net.elapsed();
+        // What peers did while nobody looked is not known: that time is not theirs, but for a little.
+        self.attended += began.saturating_sub(self.seen).min(MOST_AWAY) + now.saturating_sub(began);
+        self.seen = now;
         self.second = self.net.calendar();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -397,7 +410,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.ready.extend(self.later.drain(..));
     }
 
-    fn time_to_wait(&self) -> Option<Duration> {
+    fn time_to_wait(&self, now: Millis) -> Option<Duration> {
         let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
         if self.unheard || !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
             return Some(Duration::ZERO);
@@ -408,7 +421,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         };
         let next =
             [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min();
-        let until = next.map(|next| Duration::from_millis(next.saturating_sub(self.net.elapsed())));
+        let until = next.map(|next| Duration::from_millis(next.saturating_sub(now)));
         if self.out == 0 { until } else { Some(until.unwrap_or(WAIT_FOR_RETURNS).min(WAIT_FOR_RETURNS)) }
     }
 

@@ -93,6 +93,7 @@ impl<A> Shared<A> {
             log: self.books.log.as_deref(),
             last_request: self.last_request,
             draining: self.control.is_stopping(),
+            attended: 0,
             crowded: false,
             may_call: true,
         }

@@ -11,8 +11,9 @@ use crate::counters::{Cell, Counters};
 use crate::host::Host;
 use crate::http1::head::Head;
 use crate::http1::response::Stamp;
-use crate::io::Socket;
+use crate::io::{Millis, Socket};
 use crate::permits::Permits;
+use crate::rate::LeastRate;
 use crate::reply::Outgoing;
 use crate::shared::Shared;
 use crate::storage::Storage;
@@ -58,7 +59,8 @@ impl<T> ThreadState<T> {
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
         let (control, storage, watch) = (shared.control.clone(), shared.storage.clone(), shared.watch.clone());
-        let outgoing = Outgoing::new(stamp, control, config.write_timeout, storage, watch, slot, host);
+        let least_rate = LeastRate::new(config.min_send_rate, config.write_timeout);
+        let outgoing = Outgoing::new(stamp, control, config.write_timeout, least_rate, storage, watch, slot, host);
         ThreadState {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),
@@ -92,6 +94,8 @@ pub(crate) struct ServeContext<'a, A> {
     /// Requests after which the server drains.
     pub last_request: u64,
     pub draining: bool,
+    /// For how long the connection's loop has looked for news: what its peers had time for.
+    pub attended: Millis,
     /// Other connections wait for their turn.
     pub crowded: bool,
     /// The application may be called; else what needs it waits.
