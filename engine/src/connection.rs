@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::access_log::{Answered, Record, Told};
 use crate::app::{App, Outcome};
 use crate::config::Config;
-use crate::counters::Cell;
+use crate::counters::{Cell, Counters};
 use crate::http1::head::Scan;
 use crate::http1::response::{Asked, ResponseFraming, finish_error};
 use crate::http1::{Framing, Reject};
@@ -38,6 +38,9 @@ use crate::upload::{Upload, exceeds};
 
 /// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes read to see whether a connection is idle.
+const LOOK_BYTES: usize = 256;
 
 /// What a connection waits for when its turn is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,10 +208,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         };
         outgoing_of(&mut thread.outgoing).bytes.clear();
         thread.input = input;
-        if cx.counters.is_shared() {
-            let (received, sent) = self.transport().take_traffic();
-            cx.counters.traffic(received, sent);
-        }
+        self.count_traffic(cx.counters);
         if verdict == Verdict::Close
             && let State::Body(upload) | State::Whole(upload) = std::mem::replace(&mut self.state, State::Closing)
         {
@@ -267,6 +267,34 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         self.refuse_waiting(reject, &mut thread.outgoing, cx);
         self.transport().send(&mut outgoing_of(&mut thread.outgoing).bytes);
         self.serve(thread, cx)
+    }
+
+    /// Whether nothing is under way: no byte of a next request has come, be it that nobody has been told of it.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        let is_at_rest = matches!(self.state, State::Head) && self.inbox.is_empty() && !self.holds && !self.queued;
+        if !is_at_rest || !self.transport().is_empty() {
+            return false;
+        }
+        let mut bytes = [0; LOOK_BYTES];
+        match self.transport().recv(&mut bytes) {
+            Ok(len) if len > 0 => {
+                self.inbox = bytes[..len].to_vec();
+                self.unseen = true;
+                self.ready.readable = true;
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
+            // Nothing there, or nothing will ever come.
+            Ok(_) | Err(_) => true,
+        }
+    }
+
+    /// Counts what came and went, for who reads along.
+    pub(crate) fn count_traffic(&mut self, counters: &Counters) {
+        if counters.is_shared() {
+            let (received, sent) = self.transport().take_traffic();
+            counters.traffic(received, sent);
+        }
     }
 
     /// Sends what was held. Whether all of it is gone: else the connection must be served.
@@ -746,7 +774,7 @@ fn detached<S: Socket, A: App<S>>(cx: &ServeContext<'_, A>) -> impl Fn(&mut (dyn
 
 /// What a spool may use.
 fn means<'a, A>(cx: &ServeContext<'_, A>, detached: &'a dyn Fn(&mut (dyn FnMut() + Send))) -> Means<'a> {
-    Means { body_buffer: cx.config.body_buffer, detached }
+    Means { body_buffer: cx.config.body_buffer, connections: cx.counters.get(Cell::Open), detached }
 }
 
 /// A thread's own, between two calls of the application.

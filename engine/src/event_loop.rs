@@ -15,6 +15,7 @@ use crate::counters::Cell;
 use crate::io::{Event, Millis, Net, Readiness};
 use crate::loop_handle::LoopHandle;
 use crate::shared::Shared;
+use crate::storage::less_reserve;
 use crate::sync::Ordering;
 use crate::timeouts::{Timeout, Timeouts};
 use crate::turn::{ServeContext, ThreadState};
@@ -29,15 +30,15 @@ const ACCEPT_PAUSE: Millis = 100;
 const YIELD: Millis = 4;
 const ACCEPTS_AFTER_YIELD: usize = 2;
 
+/// Connections that are looked at for an idle one, where one is to give way. Most that seem to be are.
+const LOOKS_FOR_IDLE: usize = 16;
+
 /// For the peer to close after the last answer.
 const LINGER: Millis = 5_000;
 
 /// For a connection that asks for nothing, while the server drains: a request may be on its way, and be lost with it. One
 /// that has been idle for longer is closed at once.
 const DRAIN_REQUEST: Millis = 1_000;
-
-/// Descriptors kept for everything but connections, where `max_connections` is left to the server.
-const RESERVED_FILES: u64 = 64;
 
 /// Between two waits for news: more of that time is not counted as time that peers had.
 const MOST_AWAY: Millis = 100;
@@ -129,6 +130,8 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     /// The others have been told that this one accepts.
     is_announced: bool,
     max_connections: usize,
+    /// Loops among which the process's descriptors are divided, where `max_connections` is what they allow.
+    shares_files: Option<usize>,
     pub(crate) phase: Phase,
     /// For how long it has looked for news, as of the last wait; and when that was.
     pub(crate) attended: Millis,
@@ -157,10 +160,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             Timeout::Drain => DRAIN_REQUEST,
         });
         let max_connections = match config.max_connections {
-            0 => net.open_files().map_or(usize::MAX, |files| {
-                let for_connections = files - RESERVED_FILES.min(files / 2);
-                (usize::try_from(for_connections).unwrap_or(usize::MAX) / loops).max(1)
-            }),
+            0 => net.open_files().map_or(usize::MAX, |files| (less_reserve(files) / loops).max(1)),
             limit => (limit / loops + usize::from(index < limit % loops)).max(1),
         };
         Loop {
@@ -185,6 +185,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             yields: false,
             is_announced: false,
             max_connections,
+            shares_files: (config.max_connections == 0).then_some(loops),
             phase: Phase::Serving,
             second: 0,
             admitted: 0,
@@ -293,7 +294,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     /// What the kernel says of the poller.
     pub(crate) fn wait(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) -> io::Result<()> {
         let began = self.net.elapsed();
-        let timeout = self.time_to_wait(began);
+        let timeout = self.time_to_wait(began, shared);
         let (net, events) = (&mut self.net, &mut self.events);
         let counters = &shared.books.counters;
         let has_lines = shared.books.log.as_ref().is_some_and(|log| log.has_lines());
@@ -410,8 +411,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.ready.extend(self.later.drain(..));
     }
 
-    fn time_to_wait(&self, now: Millis) -> Option<Duration> {
-        let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
+    fn time_to_wait(&self, now: Millis, shared: &Shared<A>) -> Option<Duration> {
+        let can_accept = self.accepting.contains(&true) && (!self.is_full(shared) || self.seem_idle().next().is_some());
         if self.unheard || !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
             return Some(Duration::ZERO);
         }
@@ -519,6 +520,42 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     // --- accepting ---
 
+    /// Whether there is no room for another connection. Where that is a matter of descriptors, those of bodies and files
+    /// count, too.
+    fn is_full(&self, shared: &Shared<A>) -> bool {
+        let files = self.shares_files.map_or(0, |loops| shared.storage.files().div_ceil(loops));
+        self.slots.len() + files >= self.max_connections && !self.slots.is_empty()
+    }
+
+    /// Connections that wait for their next request, as far as is known, the one that has for longest first.
+    fn seem_idle(&self) -> impl Iterator<Item = usize> {
+        let is_here =
+            |token: &usize| self.slots.get(*token).is_some_and(|slot| slot.connection.is_some() && !slot.queued);
+        self.timeouts.armed_with(Timeout::KeepAlive).filter(is_here)
+    }
+
+    /// The connection that has been idle for longest. Those that turn out not to be are queued.
+    fn longest_idle(&mut self) -> Option<usize> {
+        for _ in 0..LOOKS_FOR_IDLE {
+            let token = self.seem_idle().next()?;
+            let connection = self.slots[token].connection.as_mut()?;
+            if connection.is_idle() {
+                return Some(token);
+            }
+            self.enqueue(token);
+        }
+        None
+    }
+
+    /// Closes an idle connection, since another has come.
+    fn give_way(&mut self, token: usize, shared: &Shared<A>) {
+        let slot = self.slots.remove(token);
+        slot.connection.into_iter().for_each(|mut connection| connection.count_traffic(&shared.books.counters));
+        self.timeouts.disarm(token);
+        shared.books.counters.closed(1);
+        shared.books.counters.count(Cell::GaveWay);
+    }
+
     fn accept(&mut self, shared: &Shared<A>, now: Millis) {
         if !self.accepting.contains(&true) || self.accept_resumes.is_some_and(|resumes| resumes > now) {
             return;
@@ -527,7 +564,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let mut free = if std::mem::take(&mut self.yields) { ACCEPTS_AFTER_YIELD } else { 0 };
         for index in 0..self.accepting.len() {
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
+                if !self.accepting[index] || self.accept_resumes.is_some() {
                     break;
                 }
                 if free == 0 && self.phase == Phase::Serving && shared.books.counters.has_more_than_its_share(now) {
@@ -535,9 +572,19 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     self.yields = true;
                     break;
                 }
+                // Whether another waits is known when it has been accepted.
+                let victim = if self.is_full(shared) { self.longest_idle() } else { None };
+                if victim.is_none() && self.is_full(shared) {
+                    break;
+                }
                 free = free.saturating_sub(1);
                 match self.net.accept(index) {
-                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &shared.config), shared),
+                    Ok((socket, peer)) => {
+                        if let Some(victim) = victim {
+                            self.give_way(victim, shared);
+                        }
+                        self.admit(Connection::new(socket, peer, index, &shared.config), shared);
+                    }
                     Err(error) => self.accept_failed(index, &error, shared, now),
                 }
             }
@@ -593,8 +640,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         // What waits is left to the others, where there are any.
         self.accepting.fill(!counters.has_company());
         self.accept_resumes = self.accept_resumes.filter(|_| !std::mem::take(&mut self.yields));
-        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
-        {
+        while self.accepting.contains(&true) && !self.is_full(shared) && self.accept_resumes.is_none() {
             self.accept(shared, now);
         }
         self.net.stop_listening();

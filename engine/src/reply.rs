@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Record;
+use crate::config::Config;
 use crate::control::Control;
 use crate::host::{Host, Parked};
 use crate::http1::ResponseHead;
@@ -80,8 +81,7 @@ impl Outgoing {
     pub(crate) fn new(
         stamp: Stamp,
         control: Arc<Control>,
-        write_timeout: Duration,
-        least_rate: LeastRate,
+        config: &Config,
         storage: Arc<Storage>,
         watch: Arc<Watch>,
         slot: Arc<ThreadSlot>,
@@ -92,8 +92,8 @@ impl Outgoing {
             head: ResponseHead::default(),
             stamp,
             control,
-            write_timeout,
-            least_rate,
+            write_timeout: config.write_timeout,
+            least_rate: LeastRate::new(config.min_send_rate, config.write_timeout),
             storage,
             watch,
             slot,

@@ -44,7 +44,8 @@ pub(crate) struct Shared<A> {
 }
 
 impl<A> Shared<A> {
-    pub(crate) fn new(app: A, config: Config, books: Books) -> Shared<A> {
+    /// For a process that may open so many files.
+    pub(crate) fn new(app: A, config: Config, books: Books, open_files: Option<u64>) -> Shared<A> {
         let last_request = match config.max_requests {
             0 => u64::MAX,
             most => books.counters.get(Cell::Requests).saturating_add(most),
@@ -52,7 +53,7 @@ impl<A> Shared<A> {
         Shared {
             watch: Arc::new(Watch::new(config.times_calls())),
             permits: Permits::new(config.threads.max(1)),
-            storage: Storage::new(config.max_body_memory, config.max_body_disk),
+            storage: Storage::new(config.max_body_memory, config.max_body_disk, open_files),
             app,
             config,
             books,

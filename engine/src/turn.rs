@@ -13,7 +13,6 @@ use crate::http1::head::Head;
 use crate::http1::response::Stamp;
 use crate::io::{Millis, Socket};
 use crate::permits::Permits;
-use crate::rate::LeastRate;
 use crate::reply::Outgoing;
 use crate::shared::Shared;
 use crate::storage::Storage;
@@ -59,8 +58,7 @@ impl<T> ThreadState<T> {
             config.server_header.as_ref().map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
         let (control, storage, watch) = (shared.control.clone(), shared.storage.clone(), shared.watch.clone());
-        let least_rate = LeastRate::new(config.min_send_rate, config.write_timeout);
-        let outgoing = Outgoing::new(stamp, control, config.write_timeout, least_rate, storage, watch, slot, host);
+        let outgoing = Outgoing::new(stamp, control, config, storage, watch, slot, host);
         ThreadState {
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             head: Head::default(),

@@ -376,7 +376,7 @@ class Options(Deferred):
         16 * GIB, BYTES, "limits", "most bytes of bodies in files, of all connections together, 0 = no limit; more: 503"
     )
     max_connections: int = _option(
-        0, COUNT, "limits", "most open connections, 0 = the soft limit of open files less a reserve; others wait"
+        0, COUNT, "limits", "most open connections, 0 = what open files allow; more: one idle is closed, or they wait"
     )
     header_timeout: float = _option(30.0, SECONDS, "timeouts", "for a whole request head; then 408", 0.001)
     body_timeout: float = _option(60.0, SECONDS, "timeouts", "without a byte of the body; then 408", 0.001)
