@@ -6,6 +6,7 @@ Knows: the options by name.   Must not know: how they are enforced.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import select
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from conftest import Observer, Serve
 from server_process import ServerProcess
-from wire import Client, chunked, message
+from wire import GUARD, Client, chunked, message
 
 ECHO, OBSERVED = "apps.echo:app", "apps.observed:app"
 SHORT = 0.3  # seconds: a timeout that the tests wait for
@@ -87,6 +88,19 @@ def test_max_body_0_is_no_limit(serve: Serve) -> None:
         client.send(message("POST", "/", "Content-Length: 99999999999", "Expect: 100-continue"))
         assert client.recv_exactly(12) == b"HTTP/1.1 100"
     assert server.ask("POST", "/", body=b"x" * 3_000_000).json()["size"] == 3_000_000
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_whoever_reads_only_when_all_is_sent_gets_its_413(serve: Serve, framing: str) -> None:
+    """As `http.client` does; of a body that is far larger than what sockets hold."""
+    server = serve(ECHO, max_body=1 << 20)
+    client = http.client.HTTPConnection(*server.inet, timeout=GUARD)
+    with contextlib.closing(client):
+        blocks = iter([b"x" * (1 << 20)] * 60)
+        fields = {"Content-Length": str(60 << 20)} if framing == "length" else {}
+        client.request("POST", "/", blocks, fields, encode_chunked=framing == "chunked")
+        assert client.getresponse().status == 413
+    assert server.ask().status == 200
 
 
 @pytest.mark.parametrize(

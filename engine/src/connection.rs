@@ -24,7 +24,7 @@ use crate::counters::{Cell, Counters};
 use crate::http1::head::Scan;
 use crate::http1::response::{Asked, ResponseFraming, finish_error};
 use crate::http1::{Framing, Reject};
-use crate::io::{Peer, Readiness, Socket};
+use crate::io::{Millis, Peer, Readiness, Socket};
 use crate::outbox::Flushed;
 use crate::proxies::{Forwarded, forwarded, preface};
 use crate::rate::LeastRate;
@@ -36,8 +36,10 @@ use crate::transport::Transport;
 use crate::turn::{Budget, ServeContext, ThreadState};
 use crate::upload::{Upload, exceeds};
 
-/// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way; and for how long at
+/// the most, however steadily they come. Some clients read an answer only when they have sent all of their request.
+const LINGER_BYTES: usize = 1 << 30;
+const LINGER_TIME: Millis = 30_000;
 
 /// Bytes read to see whether a connection is idle.
 const LOOK_BYTES: usize = 256;
@@ -64,8 +66,8 @@ enum State {
     Whole(Box<Upload>),
     /// The last answer is on its way.
     Closing,
-    /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
-    Lingering(usize),
+    /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it, and until then.
+    Lingering { left: usize, until: Millis },
     /// Before the first request: a proxy is to say for whom it speaks.
     Preface,
 }
@@ -183,8 +185,8 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
                     None
                 }
                 State::Preface | State::Head | State::Body(_) => self.receive(&mut input, thread, cx, &mut budget),
-                State::Closing => self.close_or_linger(),
-                State::Lingering(_) => self.linger(&mut input, &mut budget),
+                State::Closing => self.close_or_linger(cx.attended),
+                State::Lingering { .. } => self.linger(&mut input, cx.attended, &mut budget),
             };
             // Answers leave as soon as the connection has nothing more to add to them, or a little later.
             let outgoing = outgoing_of(&mut thread.outgoing);
@@ -735,26 +737,30 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
 
     /// Everything has been handed over. Where the peer may still be sending, a close would reset the connection and
     /// destroy the answer on its way (RFC 9112, section 9.6): only the sending direction is ended then.
-    fn close_or_linger(&mut self) -> Flow {
+    fn close_or_linger(&mut self, now: Millis) -> Flow {
         let unread = self.unseen || self.ready.readable;
         if !unread || self.transport().socket.shutdown_write().is_err() {
             return Some(Verdict::Close);
         }
         self.inbox = Vec::new();
         self.progress = true;
-        self.state = State::Lingering(LINGER_BYTES);
+        self.state = State::Lingering { left: LINGER_BYTES, until: now + LINGER_TIME };
         None
     }
 
-    fn linger(&mut self, input: &mut [u8], budget: &mut Budget) -> Flow {
-        let State::Lingering(left) = self.state else { return Some(Verdict::Close) };
+    fn linger(&mut self, input: &mut [u8], now: Millis, budget: &mut Budget) -> Flow {
+        let State::Lingering { left, until } = self.state else { return Some(Verdict::Close) };
+        if now >= until {
+            return Some(Verdict::Close);
+        }
         if budget.receives == 0 {
             return Some(Verdict::Again);
         }
         budget.receives -= 1;
         match self.transport().recv(input) {
             Ok(len) if len > 0 && len <= left => {
-                self.state = State::Lingering(left - len);
+                self.progress = true;
+                self.state = State::Lingering { left: left - len, until };
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,

@@ -33,7 +33,7 @@ const ACCEPTS_AFTER_YIELD: usize = 2;
 /// Connections that are looked at for an idle one, where one is to give way. Most that seem to be are.
 const LOOKS_FOR_IDLE: usize = 16;
 
-/// For the peer to close after the last answer.
+/// Without a byte from a peer that has not closed after the last answer.
 const LINGER: Millis = 5_000;
 
 /// For a connection that asks for nothing, while the server drains: a request may be on its way, and be lost with it. One

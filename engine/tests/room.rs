@@ -39,6 +39,9 @@ impl<S: Socket> App<S> for Page {
     }
 }
 
+/// Behind such a head nothing is taken.
+const TOO_LARGE: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999\r\n\r\n";
+
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// A peer that comes at a second, sends pieces at seconds, and takes what it gets.
@@ -105,6 +108,20 @@ fn the_connection_that_has_been_idle_for_longest_gives_way_to_a_new_one() {
     for (name, peers, max_connections, got, gave_way) in table {
         let config = Config { max_connections: *max_connections, ..Config::default() };
         assert_eq!(play(peers.clone(), config, None), (got.to_vec(), *gave_way), "{name}");
+    }
+}
+
+#[test]
+fn a_refused_request_is_thrown_away_for_a_time_that_ends() {
+    let goes_on: Vec<(Millis, &[u8])> = (2..100).map(|second| (second, &b"x"[..])).collect();
+    let stops: Vec<(Millis, &[u8])> = (2..15).map(|second| (second, &b"x"[..])).collect();
+    // What comes behind the head, and when another can be accepted.
+    let table: &[(&[(Millis, &[u8])], Millis)] = &[(&[], 10), (&stops, 19), (&goes_on, 31)];
+    for (behind, accepted) in table {
+        let sends = [&[(1, TOO_LARGE)], *behind].concat();
+        let config = Config { max_connections: 1, ..Config::default() };
+        let (got, _) = play(vec![peer(1, &sends), peer(10, &[(10, REQUEST)])], config, None);
+        assert_eq!((got[1].0, got[1].1), (1, *accepted), "{} pieces", behind.len());
     }
 }
 
