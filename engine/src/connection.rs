@@ -310,7 +310,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         A: App<S, Block = B>,
     {
         let transport = self.transport();
-        if transport.waits_for_disk() { cx.app.blocking(|| transport.flush()) } else { transport.flush() }
+        if transport.waits_for_disk() { cx.detached(|| transport.flush()) } else { transport.flush() }
     }
 
     fn wait(&mut self, timeout: Timeout) -> Verdict {
@@ -775,7 +775,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
 
 /// How a spool waits for a disk.
 fn detached<S: Socket, A: App<S>>(cx: &ServeContext<'_, A>) -> impl Fn(&mut (dyn FnMut() + Send)) {
-    |work| cx.app.blocking(work)
+    |work| cx.detached(work)
 }
 
 /// What a spool may use.

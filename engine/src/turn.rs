@@ -124,6 +124,15 @@ impl<A> ServeContext<'_, A> {
         }
     }
 
+    /// Runs `work`, which may wait for a disk. What the application's runtime holds is let go for so long; a thread that may
+    /// not call the application, such as the watch, holds nothing of it and must not wait for it.
+    pub(crate) fn detached<S: Socket, T: Send>(&self, work: impl FnOnce() -> T + Send) -> T
+    where
+        A: App<S>,
+    {
+        if self.may_call { self.app.blocking(work) } else { work() }
+    }
+
     /// Tells of a temporary file that cannot be made or written, once until one can.
     #[cold]
     pub(crate) fn note_refusal<S: Socket>(&self, refusal: &Refusal)

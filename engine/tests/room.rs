@@ -116,7 +116,8 @@ fn a_refused_request_is_thrown_away_for_a_time_that_ends() {
     let goes_on: Vec<(Millis, &[u8])> = (2..100).map(|second| (second, &b"x"[..])).collect();
     let stops: Vec<(Millis, &[u8])> = (2..15).map(|second| (second, &b"x"[..])).collect();
     // What comes behind the head, and when another can be accepted.
-    let table: &[(&[(Millis, &[u8])], Millis)] = &[(&[], 10), (&stops, 19), (&goes_on, 31)];
+    type Case<'a> = (&'a [(Millis, &'a [u8])], Millis);
+    let table: &[Case] = &[(&[], 10), (&stops, 19), (&goes_on, 31)];
     for (behind, accepted) in table {
         let sends = [&[(1, TOO_LARGE)], *behind].concat();
         let config = Config { max_connections: 1, ..Config::default() };
