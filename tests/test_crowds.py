@@ -95,7 +95,7 @@ def test_past_max_connections_others_wait_and_are_served_when_one_ends() -> None
     with bjoern.Server(hello, "127.0.0.1:0", max_connections=3) as server:
         held = [connect(server) for _ in range(3)]
         for client in held:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET / HT")  # and half a request
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
         waiting = connect(server)
         waiting.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -103,9 +103,68 @@ def test_past_max_connections_others_wait_and_are_served_when_one_ends() -> None
         assert not select.select([waiting], [], [], 0.2)[0], "it waits in the queue"
         held.pop().close()
         assert waiting.recv(1000).startswith(b"HTTP/1.1 200")
-        assert server.stats()["connections"] == 4
+        assert (server.stats()["connections"], server.stats()["gave_way"]) == (4, 0)
         for client in [*held, waiting]:
             client.close()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_past_max_connections_the_longest_idle_one_gives_way(threads: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    with bjoern.Server(hello, "127.0.0.1:0", max_connections=3, threads=threads) as server:
+        clients = [connect(server) for _ in range(3)]
+        for client in [*clients, clients[0]]:  # the second has been idle for longest now
+            client.sendall(request)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            select.select([], [], [], 0.05)
+        fresh = connect(server)
+        fresh.sendall(request)
+        assert fresh.recv(1000).startswith(b"HTTP/1.1 200")
+        assert clients[1].recv(1000) == b""
+        for client in [clients[0], clients[2], fresh]:
+            client.sendall(request)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        assert server.stats()["gave_way"] == 1
+        for client in [*clients, fresh]:
+            client.close()
+
+
+def test_uploads_do_not_take_the_descriptors_of_accept() -> None:
+    """Where `max_connections` is what open files allow, those of bodies count: so accept never fails."""
+    code = """
+import bjoern, resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+def app(environ, start_response):
+    size = len(environ["wsgi.input"].read())
+    start_response("200 OK", [])
+    return [b"%d" % size]
+server = bjoern.Server(app, "127.0.0.1:0", body_buffer=10)
+try:
+    server.run(ready=lambda: print(server.addresses[0].port, flush=True))
+except KeyboardInterrupt:
+    stats = server.stats()
+    print(stats["accept_errors"], stats["storage_unavailable"], stats["failed"])
+"""
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=GUARD) for _ in range(120)]
+        for client in clients:
+            client.sendall(head)
+        for client in clients:
+            select.select([], [], [], 0.002)
+            client.sendall(b"x" * 99)
+        answers = []
+        for client in clients:
+            client.sendall(b"x")
+            answers.append(client.recv(1000)[9:12])
+            client.close()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "0 0 0\n"
+    assert set(answers) <= {b"200", b"503"}
+    assert answers.count(b"200") >= 8, "those who have their files"
 
 
 def test_out_of_descriptors_it_rests_and_recovers() -> None:

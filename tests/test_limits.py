@@ -5,6 +5,8 @@ Knows: the options by name.   Must not know: how they are enforced.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import select
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from conftest import Observer, Serve
 from server_process import ServerProcess
-from wire import Client, chunked, message
+from wire import GUARD, Client, chunked, message
 
 ECHO, OBSERVED = "apps.echo:app", "apps.observed:app"
 SHORT = 0.3  # seconds: a timeout that the tests wait for
@@ -86,6 +88,19 @@ def test_max_body_0_is_no_limit(serve: Serve) -> None:
         client.send(message("POST", "/", "Content-Length: 99999999999", "Expect: 100-continue"))
         assert client.recv_exactly(12) == b"HTTP/1.1 100"
     assert server.ask("POST", "/", body=b"x" * 3_000_000).json()["size"] == 3_000_000
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_whoever_reads_only_when_all_is_sent_gets_its_413(serve: Serve, framing: str) -> None:
+    """As `http.client` does; of a body that is far larger than what sockets hold."""
+    server = serve(ECHO, max_body=1 << 20)
+    client = http.client.HTTPConnection(*server.inet, timeout=GUARD)
+    with contextlib.closing(client):
+        blocks = iter([b"x" * (1 << 20)] * 60)
+        fields = {"Content-Length": str(60 << 20)} if framing == "length" else {}
+        client.request("POST", "/", blocks, fields, encode_chunked=framing == "chunked")
+        assert client.getresponse().status == 413
+    assert server.ask().status == 200
 
 
 @pytest.mark.parametrize(
@@ -282,3 +297,46 @@ def test_require_host_can_be_switched_off(serve: Serve) -> None:
         assert client.ask(host=None).status == 200
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
         client.expect_refusal(400)
+
+
+# Rates ---------------------------------------------------------------------------------------------------------------
+
+
+def test_least_rates(serve: Serve) -> None:
+    """Peers that keep a connection by a byte now and then: each is told, or cut so that it sees it. All at once."""
+    rates: dict[str, Any] = {"min_body_rate": 1000, "min_send_rate": 2_000_000}
+    server = serve("apps.blocks:app", threads=4, body_timeout=1.2, write_timeout=1.2, **rates)
+    with server.connect() as sender, contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(server.connect(receive_buffer=65536)) for _ in range(4)]
+        for reader, kind, version in zip(readers, ["one", "generator"] * 2, ["1.0", "1.0", "1.1", "1.1"], strict=True):
+            reader.send(message("GET", f"/{kind}?size=50000000&block=50000", version=version))
+            reader.recv_head()
+        sender.send(message("POST", "/one", "Content-Length: 100000"))
+        while not select.select([sender.sock], [], [], SHORT)[0]:
+            sender.send(b"x")
+            for reader in readers:
+                reader.sock.recv(1000)
+        sender.expect_refusal(408)
+        for number, reader in enumerate(readers):
+            received = 0
+            try:
+                while data := reader.sock.recv(1 << 20):
+                    received += len(data)
+            except ConnectionResetError:
+                pass
+            else:
+                assert number >= 2, "in HTTP/1.0 an orderly end is the end of the body"
+            assert received < 40_000_000
+    assert server.ask("GET", "/one").status == 200
+
+
+def test_whoever_keeps_the_least_rate_is_served(serve: Serve) -> None:
+    """For longer than a window."""
+    server = serve("apps.echo:app", min_body_rate=1000, min_send_rate=1000)
+    size, steps = 30_000, 24
+    with server.connect() as client:
+        client.send(message("POST", "/", f"Content-Length: {size}"))
+        for _ in range(steps):
+            client.send(b"x" * (size // steps))
+            pause(0.25)
+        assert client.recv_response().json()["size"] == size

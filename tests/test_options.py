@@ -34,6 +34,8 @@ def test_defaults() -> None:
         "header_timeout": 30.0,
         "body_timeout": 60.0,
         "write_timeout": 60.0,
+        "min_body_rate": 240,
+        "min_send_rate": 240,
         "keep_alive": 75.0,
         "graceful_timeout": 30.0,
         "threads": 1,

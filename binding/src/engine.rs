@@ -329,6 +329,8 @@ fn config(options: &Bound<'_, PyAny>) -> PyResult<Config> {
         header_timeout: seconds("header_timeout")?,
         body_timeout: seconds("body_timeout")?,
         write_timeout: seconds("write_timeout")?,
+        min_body_rate: options.getattr("min_body_rate")?.extract()?,
+        min_send_rate: options.getattr("min_send_rate")?.extract()?,
         keep_alive: seconds("keep_alive")?,
         graceful_timeout: seconds("graceful_timeout")?,
         max_connections: options.getattr("max_connections")?.extract()?,

@@ -293,7 +293,9 @@ fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot, home: Process)
                     return Err(forked()); // by a signal handler
                 }
             }
-            Err(broken @ Broken::TimedOut) => return Err(PyTimeoutError::new_err(broken.to_string())),
+            Err(broken @ (Broken::TimedOut | Broken::TooSlow)) => {
+                return Err(PyTimeoutError::new_err(broken.to_string()));
+            }
             Err(broken @ (Broken::Io(_) | Broken::GaveWay)) => {
                 return Err(PyBrokenPipeError::new_err(broken.to_string()));
             }

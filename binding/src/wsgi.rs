@@ -276,10 +276,12 @@ impl App<SystemSocket> for Wsgi {
             folder.display(),
             reason(error)
         );
-        Python::attach(|py| {
-            if let Err(error) = say(py, "error", &text, "") {
-                print_exception(py, &error);
-            }
+        self.site.report_by(move || {
+            Python::attach(|py| {
+                if let Err(error) = say(py, "error", &text, "") {
+                    print_exception(py, &error);
+                }
+            });
         });
     }
 

@@ -79,7 +79,7 @@ pub trait App<S: Socket>: Send + Sync + Sized + 'static {
     fn log_fails(&self, _error: &std::io::Error) {}
 
     /// Bodies cannot be kept in temporary files in `folder`, from now on and until this is called again: their requests are
-    /// refused with 503.
+    /// refused with 503. The watch may tell it, and must not be delayed.
     fn storage_fails(&self, _folder: &Path, _error: &std::io::Error) {}
 
     /// A thread has left [`Server::work`](crate::Server::work).

@@ -25,6 +25,11 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Without the peer taking a byte of the response; past it the connection is cut.
     pub write_timeout: Duration,
+    /// Bytes of a body a second, over windows of `body_timeout`, in which the server looked for them; fewer: 408. 0: any.
+    pub min_body_rate: u64,
+    /// Bytes of a response that the peer takes a second, over windows of `write_timeout`, while they wait for it; fewer:
+    /// the connection is cut. 0: any.
+    pub min_send_rate: u64,
     /// Between two requests; past it the connection is closed. Zero: one request per connection.
     pub keep_alive: Duration,
     /// For a drain: what is not answered by then is cut.
@@ -79,6 +84,8 @@ impl Default for Config {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
+            min_body_rate: 240,
+            min_send_rate: 240,
             keep_alive: Duration::from_secs(75),
             graceful_timeout: Duration::from_secs(30),
             max_connections: 0,

@@ -20,13 +20,14 @@ use std::time::Duration;
 use crate::access_log::{Answered, Record, Told};
 use crate::app::{App, Outcome};
 use crate::config::Config;
-use crate::counters::Cell;
+use crate::counters::{Cell, Counters};
 use crate::http1::head::Scan;
 use crate::http1::response::{Asked, ResponseFraming, finish_error};
 use crate::http1::{Framing, Reject};
-use crate::io::{Peer, Readiness, Socket};
+use crate::io::{Millis, Peer, Readiness, Socket};
 use crate::outbox::Flushed;
 use crate::proxies::{Forwarded, forwarded, preface};
+use crate::rate::LeastRate;
 use crate::reply::{Outgoing, Reply, code_of};
 use crate::request::{Body, Origin, Request};
 use crate::spool::Means;
@@ -35,8 +36,13 @@ use crate::transport::Transport;
 use crate::turn::{Budget, ServeContext, ThreadState};
 use crate::upload::{Upload, exceeds};
 
-/// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes read and thrown away after a last answer, so that a TCP reset does not destroy it on its way; and for how long at
+/// the most, however steadily they come. Some clients read an answer only when they have sent all of their request.
+const LINGER_BYTES: usize = 1 << 30;
+const LINGER_TIME: Millis = 30_000;
+
+/// Bytes read to see whether a connection is idle.
+const LOOK_BYTES: usize = 256;
 
 /// What a connection waits for when its turn is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +66,8 @@ enum State {
     Whole(Box<Upload>),
     /// The last answer is on its way.
     Closing,
-    /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it.
-    Lingering(usize),
+    /// The last answer has been handed over; what the peer still sends is thrown away, so many bytes of it, and until then.
+    Lingering { left: usize, until: Millis },
     /// Before the first request: a proxy is to say for whom it speaks.
     Preface,
 }
@@ -166,7 +172,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
             }
             match self.flush(cx) {
                 Flushed::All => {}
-                Flushed::Blocked => break self.wait(Timeout::Write),
+                Flushed::Blocked => break self.wait_for_reader(cx),
                 Flushed::Paused => break Verdict::Again,
             }
             if self.transport().is_broken() {
@@ -179,8 +185,8 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
                     None
                 }
                 State::Preface | State::Head | State::Body(_) => self.receive(&mut input, thread, cx, &mut budget),
-                State::Closing => self.close_or_linger(),
-                State::Lingering(_) => self.linger(&mut input, &mut budget),
+                State::Closing => self.close_or_linger(cx.attended),
+                State::Lingering { .. } => self.linger(&mut input, cx.attended, &mut budget),
             };
             // Answers leave as soon as the connection has nothing more to add to them, or a little later.
             let outgoing = outgoing_of(&mut thread.outgoing);
@@ -204,10 +210,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         };
         outgoing_of(&mut thread.outgoing).bytes.clear();
         thread.input = input;
-        if cx.counters.is_shared() {
-            let transport = self.transport();
-            cx.counters.traffic(std::mem::take(&mut transport.received), std::mem::take(&mut transport.sent));
-        }
+        self.count_traffic(cx.counters);
         if verdict == Verdict::Close
             && let State::Body(upload) | State::Whole(upload) = std::mem::replace(&mut self.state, State::Closing)
         {
@@ -257,11 +260,43 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         let reject = match (deadline, &self.state) {
             (Timeout::Head, State::Head) if !self.inbox.is_empty() => Reject::HeaderTimeout,
             (Timeout::Body, State::Body(_)) => Reject::BodyTimeout,
+            (Timeout::Write, _) => {
+                self.transport().reset(); // an orderly end could pass for the end of the body
+                return Verdict::Close;
+            }
             _ => return Verdict::Close,
         };
         self.refuse_waiting(reject, &mut thread.outgoing, cx);
         self.transport().send(&mut outgoing_of(&mut thread.outgoing).bytes);
         self.serve(thread, cx)
+    }
+
+    /// Whether nothing is under way: no byte of a next request has come, be it that nobody has been told of it.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        let is_at_rest = matches!(self.state, State::Head) && self.inbox.is_empty() && !self.holds && !self.queued;
+        if !is_at_rest || !self.transport().is_empty() {
+            return false;
+        }
+        let mut bytes = [0; LOOK_BYTES];
+        match self.transport().recv(&mut bytes) {
+            Ok(len) if len > 0 => {
+                self.inbox = bytes[..len].to_vec();
+                self.unseen = true;
+                self.ready.readable = true;
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
+            // Nothing there, or nothing will ever come.
+            Ok(_) | Err(_) => true,
+        }
+    }
+
+    /// Counts what came and went, for who reads along.
+    pub(crate) fn count_traffic(&mut self, counters: &Counters) {
+        if counters.is_shared() {
+            let (received, sent) = self.transport().take_traffic();
+            counters.traffic(received, sent);
+        }
     }
 
     /// Sends what was held. Whether all of it is gone: else the connection must be served.
@@ -275,12 +310,23 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         A: App<S, Block = B>,
     {
         let transport = self.transport();
-        if transport.waits_for_disk() { cx.app.blocking(|| transport.flush()) } else { transport.flush() }
+        if transport.waits_for_disk() { cx.detached(|| transport.flush()) } else { transport.flush() }
     }
 
     fn wait(&mut self, timeout: Timeout) -> Verdict {
         let renewed = self.transport().take_progress() | std::mem::take(&mut self.progress);
         Verdict::Wait { timeout, renewed }
+    }
+
+    /// The peer has not taken all that waits for it. Where it takes too little, nothing more is sent.
+    fn wait_for_reader<A>(&mut self, cx: &ServeContext<'_, A>) -> Verdict {
+        let least = LeastRate::new(cx.config.min_send_rate, cx.config.write_timeout);
+        if self.transport().is_taken_too_slowly(cx.attended, least) {
+            cx.counters.count(Cell::SendTooSlow);
+            self.transport().reset();
+            return Verdict::Close;
+        }
+        self.wait(Timeout::Write)
     }
 
     /// Whether what follows at once may leave with what waits.
@@ -304,6 +350,13 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
     {
         if !self.unseen {
             if !self.ready.readable {
+                let least = LeastRate::new(cx.config.min_body_rate, cx.config.body_timeout);
+                if let State::Body(upload) = &mut self.state
+                    && upload.comes_too_slowly(cx.attended, least)
+                {
+                    self.refuse_waiting(Reject::BodyTooSlow, &mut thread.outgoing, cx);
+                    return None;
+                }
                 return Some(self.wait_for_request(cx));
             }
             if budget.receives == 0 {
@@ -511,7 +564,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
         if head.expects_continue && behind.is_empty() {
             outgoing_of(outgoing).bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config) {
+        match Upload::new(std::mem::take(head), head_bytes, cx.storage.share(), cx.config, cx.attended) {
             Ok(upload) => self.state = State::Body(Box::new(upload)),
             Err(head) => {
                 let request = Request::new(&head, head_bytes, Body::Memory(b""), 0, origin);
@@ -688,26 +741,30 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
 
     /// Everything has been handed over. Where the peer may still be sending, a close would reset the connection and
     /// destroy the answer on its way (RFC 9112, section 9.6): only the sending direction is ended then.
-    fn close_or_linger(&mut self) -> Flow {
+    fn close_or_linger(&mut self, now: Millis) -> Flow {
         let unread = self.unseen || self.ready.readable;
         if !unread || self.transport().socket.shutdown_write().is_err() {
             return Some(Verdict::Close);
         }
         self.inbox = Vec::new();
         self.progress = true;
-        self.state = State::Lingering(LINGER_BYTES);
+        self.state = State::Lingering { left: LINGER_BYTES, until: now + LINGER_TIME };
         None
     }
 
-    fn linger(&mut self, input: &mut [u8], budget: &mut Budget) -> Flow {
-        let State::Lingering(left) = self.state else { return Some(Verdict::Close) };
+    fn linger(&mut self, input: &mut [u8], now: Millis, budget: &mut Budget) -> Flow {
+        let State::Lingering { left, until } = self.state else { return Some(Verdict::Close) };
+        if now >= until {
+            return Some(Verdict::Close);
+        }
         if budget.receives == 0 {
             return Some(Verdict::Again);
         }
         budget.receives -= 1;
         match self.transport().recv(input) {
             Ok(len) if len > 0 && len <= left => {
-                self.state = State::Lingering(left - len);
+                self.progress = true;
+                self.state = State::Lingering { left: left - len, until };
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
@@ -722,12 +779,12 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
 
 /// How a spool waits for a disk.
 fn detached<S: Socket, A: App<S>>(cx: &ServeContext<'_, A>) -> impl Fn(&mut (dyn FnMut() + Send)) {
-    |work| cx.app.blocking(work)
+    |work| cx.detached(work)
 }
 
 /// What a spool may use.
 fn means<'a, A>(cx: &ServeContext<'_, A>, detached: &'a dyn Fn(&mut (dyn FnMut() + Send))) -> Means<'a> {
-    Means { body_buffer: cx.config.body_buffer, detached }
+    Means { body_buffer: cx.config.body_buffer, connections: cx.counters.get(Cell::Open), detached }
 }
 
 /// A thread's own, between two calls of the application.
@@ -741,6 +798,9 @@ fn outgoing_of(outgoing: &mut Option<Box<Outgoing>>) -> &mut Outgoing {
 /// What the end of the application's work means for the response: whether the connection persists.
 fn settle<S: Socket, B: AsRef<[u8]>, A>(reply: &mut Reply<S, B>, outcome: Outcome, cx: &ServeContext<'_, A>) -> bool {
     let started = reply.is_started();
+    if reply.outgoing.response.too_slow {
+        cx.counters.count(Cell::SendTooSlow);
+    }
     if !started {
         cx.counters.count(Cell::Failed);
         reply.refuse("500 Internal Server Error");

@@ -38,6 +38,10 @@ cells! {
     Gone = "gone";
     /// Streams cut because more than `max_parked` waited for their clients, and this one had waited longest.
     ParkedCut = "parked_cut";
+    /// Responses cut because their clients took fewer than `min_send_rate` bytes a second.
+    SendTooSlow = "send_too_slow";
+    /// Idle connections closed because others came and `max_connections` were open.
+    GaveWay = "gave_way";
     /// Lines of the access log that could not be written.
     LogLost = "log_lost";
 }

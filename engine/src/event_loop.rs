@@ -15,6 +15,7 @@ use crate::counters::Cell;
 use crate::io::{Event, Millis, Net, Readiness};
 use crate::loop_handle::LoopHandle;
 use crate::shared::Shared;
+use crate::storage::less_reserve;
 use crate::sync::Ordering;
 use crate::timeouts::{Timeout, Timeouts};
 use crate::turn::{ServeContext, ThreadState};
@@ -29,15 +30,18 @@ const ACCEPT_PAUSE: Millis = 100;
 const YIELD: Millis = 4;
 const ACCEPTS_AFTER_YIELD: usize = 2;
 
-/// For the peer to close after the last answer.
+/// Connections that are looked at for an idle one, where one is to give way. Most that seem to be are.
+const LOOKS_FOR_IDLE: usize = 16;
+
+/// Without a byte from a peer that has not closed after the last answer.
 const LINGER: Millis = 5_000;
 
 /// For a connection that asks for nothing, while the server drains: a request may be on its way, and be lost with it. One
 /// that has been idle for longer is closed at once.
 const DRAIN_REQUEST: Millis = 1_000;
 
-/// Descriptors kept for everything but connections, where `max_connections` is left to the server.
-const RESERVED_FILES: u64 = 64;
+/// Between two waits for news: more of that time is not counted as time that peers had.
+const MOST_AWAY: Millis = 100;
 
 /// The longest wait while connections are out: their deadlines begin when the leader sees that they are back.
 const WAIT_FOR_RETURNS: Duration = Duration::from_secs(1);
@@ -126,7 +130,12 @@ pub(crate) struct Loop<N: Net, A: App<N::Socket>> {
     /// The others have been told that this one accepts.
     is_announced: bool,
     max_connections: usize,
+    /// Loops among which the process's descriptors are divided, where `max_connections` is what they allow.
+    shares_files: Option<usize>,
     pub(crate) phase: Phase,
+    /// For how long it has looked for news, as of the last wait; and when that was.
+    pub(crate) attended: Millis,
+    seen: Millis,
     /// The calendar's second, since 1970, as of the last wait.
     pub(crate) second: u64,
     /// Connections so far, for their names.
@@ -151,14 +160,13 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             Timeout::Drain => DRAIN_REQUEST,
         });
         let max_connections = match config.max_connections {
-            0 => net.open_files().map_or(usize::MAX, |files| {
-                let for_connections = files - RESERVED_FILES.min(files / 2);
-                (usize::try_from(for_connections).unwrap_or(usize::MAX) / loops).max(1)
-            }),
+            0 => net.open_files().map_or(usize::MAX, |files| (less_reserve(files) / loops).max(1)),
             limit => (limit / loops + usize::from(index < limit % loops)).max(1),
         };
         Loop {
             accepting: vec![false; net.listeners()],
+            attended: 0,
+            seen: net.elapsed(),
             net,
             events: Vec::new(),
             slots: Slab::new(),
@@ -177,6 +185,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             yields: false,
             is_announced: false,
             max_connections,
+            shares_files: (config.max_connections == 0).then_some(loops),
             phase: Phase::Serving,
             second: 0,
             admitted: 0,
@@ -284,7 +293,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
     /// # Errors
     /// What the kernel says of the poller.
     pub(crate) fn wait(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) -> io::Result<()> {
-        let timeout = self.time_to_wait();
+        let began = self.net.elapsed();
+        let timeout = self.time_to_wait(began, shared);
         let (net, events) = (&mut self.net, &mut self.events);
         let counters = &shared.books.counters;
         let has_lines = shared.books.log.as_ref().is_some_and(|log| log.has_lines());
@@ -312,7 +322,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
             counters.lead(true, 0);
         }
         self.take_returned(shared, handle); // before its news
-        self.sort(shared, handle);
+        self.sort(began, shared, handle);
         if std::mem::take(&mut self.unheard) {
             self.woken(shared, handle);
         }
@@ -332,14 +342,15 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         handle: &Handle<N, A>,
     ) -> io::Result<bool> {
         self.take_returned(shared, handle);
+        let began = self.net.elapsed();
         self.net.wait(Some(Duration::ZERO), &mut self.events)?;
-        self.sort(shared, handle);
+        self.sort(began, shared, handle);
         if shared.control.is_stopping() {
             self.drain(shared, handle, self.net.elapsed());
         }
         thread.begin_turn(self.second, 0, true, &shared.config);
         let draining = self.phase != Phase::Serving;
-        let cx = ServeContext { draining, may_call: false, ..shared.context() };
+        let cx = ServeContext { draining, may_call: false, attended: self.attended, ..shared.context() };
         while let Some(token) = self.ready.pop_front() {
             let Some(Task { mut connection, expired, .. }) = self.hand_out(token, shared) else { continue };
             let mut verdict = match expired {
@@ -362,9 +373,12 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.net.elapsed()
     }
 
-    /// Queues the connections that the last wait's news concern, and those whose deadline has come.
-    fn sort(&mut self, shared: &Shared<A>, handle: &Handle<N, A>) {
+    /// Queues the connections that the last wait's news concern, and those whose deadline has come. That wait began at `began`.
+    fn sort(&mut self, began: Millis, shared: &Shared<A>, handle: &Handle<N, A>) {
         let now = self.net.elapsed();
+        // What peers did while nobody looked is not known: that time is not theirs, but for a little.
+        self.attended += began.saturating_sub(self.seen).min(MOST_AWAY) + now.saturating_sub(began);
+        self.seen = now;
         self.second = self.net.calendar();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -397,8 +411,8 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         self.ready.extend(self.later.drain(..));
     }
 
-    fn time_to_wait(&self) -> Option<Duration> {
-        let can_accept = self.accepting.contains(&true) && self.slots.len() < self.max_connections;
+    fn time_to_wait(&self, now: Millis, shared: &Shared<A>) -> Option<Duration> {
+        let can_accept = self.accepting.contains(&true) && (!self.is_full(shared) || self.seem_idle().next().is_some());
         if self.unheard || !self.later.is_empty() || (can_accept && self.accept_resumes.is_none()) {
             return Some(Duration::ZERO);
         }
@@ -408,7 +422,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         };
         let next =
             [self.timeouts.next(), self.accept_resumes.filter(|_| can_accept), drained].into_iter().flatten().min();
-        let until = next.map(|next| Duration::from_millis(next.saturating_sub(self.net.elapsed())));
+        let until = next.map(|next| Duration::from_millis(next.saturating_sub(now)));
         if self.out == 0 { until } else { Some(until.unwrap_or(WAIT_FOR_RETURNS).min(WAIT_FOR_RETURNS)) }
     }
 
@@ -506,6 +520,42 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
 
     // --- accepting ---
 
+    /// Whether there is no room for another connection. Where that is a matter of descriptors, those of bodies and files
+    /// count, too.
+    fn is_full(&self, shared: &Shared<A>) -> bool {
+        let files = self.shares_files.map_or(0, |loops| shared.storage.files().div_ceil(loops));
+        self.slots.len() + files >= self.max_connections && !self.slots.is_empty()
+    }
+
+    /// Connections that wait for their next request, as far as is known, the one that has for longest first.
+    fn seem_idle(&self) -> impl Iterator<Item = usize> {
+        let is_here =
+            |token: &usize| self.slots.get(*token).is_some_and(|slot| slot.connection.is_some() && !slot.queued);
+        self.timeouts.armed_with(Timeout::KeepAlive).filter(is_here)
+    }
+
+    /// The connection that has been idle for longest. Those that turn out not to be are queued.
+    fn longest_idle(&mut self) -> Option<usize> {
+        for _ in 0..LOOKS_FOR_IDLE {
+            let token = self.seem_idle().next()?;
+            let connection = self.slots[token].connection.as_mut()?;
+            if connection.is_idle() {
+                return Some(token);
+            }
+            self.enqueue(token);
+        }
+        None
+    }
+
+    /// Closes an idle connection, since another has come.
+    fn give_way(&mut self, token: usize, shared: &Shared<A>) {
+        let slot = self.slots.remove(token);
+        slot.connection.into_iter().for_each(|mut connection| connection.count_traffic(&shared.books.counters));
+        self.timeouts.disarm(token);
+        shared.books.counters.closed(1);
+        shared.books.counters.count(Cell::GaveWay);
+    }
+
     fn accept(&mut self, shared: &Shared<A>, now: Millis) {
         if !self.accepting.contains(&true) || self.accept_resumes.is_some_and(|resumes| resumes > now) {
             return;
@@ -514,7 +564,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         let mut free = if std::mem::take(&mut self.yields) { ACCEPTS_AFTER_YIELD } else { 0 };
         for index in 0..self.accepting.len() {
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.accepting[index] || self.slots.len() >= self.max_connections || self.accept_resumes.is_some() {
+                if !self.accepting[index] || self.accept_resumes.is_some() {
                     break;
                 }
                 if free == 0 && self.phase == Phase::Serving && shared.books.counters.has_more_than_its_share(now) {
@@ -522,9 +572,19 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
                     self.yields = true;
                     break;
                 }
+                // Whether another waits is known when it has been accepted.
+                let victim = if self.is_full(shared) { self.longest_idle() } else { None };
+                if victim.is_none() && self.is_full(shared) {
+                    break;
+                }
                 free = free.saturating_sub(1);
                 match self.net.accept(index) {
-                    Ok((socket, peer)) => self.admit(Connection::new(socket, peer, index, &shared.config), shared),
+                    Ok((socket, peer)) => {
+                        if let Some(victim) = victim {
+                            self.give_way(victim, shared);
+                        }
+                        self.admit(Connection::new(socket, peer, index, &shared.config), shared);
+                    }
                     Err(error) => self.accept_failed(index, &error, shared, now),
                 }
             }
@@ -580,8 +640,7 @@ impl<N: Net, A: App<N::Socket>> Loop<N, A> {
         // What waits is left to the others, where there are any.
         self.accepting.fill(!counters.has_company());
         self.accept_resumes = self.accept_resumes.filter(|_| !std::mem::take(&mut self.yields));
-        while self.accepting.contains(&true) && self.slots.len() < self.max_connections && self.accept_resumes.is_none()
-        {
+        while self.accepting.contains(&true) && !self.is_full(shared) && self.accept_resumes.is_none() {
             self.accept(shared, now);
         }
         self.net.stop_listening();

@@ -36,6 +36,7 @@ mod loops;
 mod outbox;
 mod permits;
 pub mod proxies;
+mod rate;
 mod reply;
 mod reply_slot;
 mod request;

@@ -63,7 +63,7 @@ pub(crate) struct Loops<N: Net, A: App<N::Socket>> {
 impl<N: Net, A: App<N::Socket>> Loops<N, A> {
     pub(crate) fn new(nets: Vec<N>, app: A, config: Config, books: Books) -> Loops<N, A> {
         let count = nets.len();
-        let shared = Shared::new(app, config, books);
+        let shared = Shared::new(app, config, books, nets.first().and_then(Net::open_files));
         let clock = nets.first().map_or_else(|| Arc::new(|| 0u64) as Clock, Net::clock);
         let all = Crew::several(count).zip(nets).enumerate().map(|(index, (crew, net))| EventLoop {
             handle: LoopHandle::new(crew, net.waker()),

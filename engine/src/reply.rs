@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Record;
+use crate::config::Config;
 use crate::control::Control;
 use crate::host::{Host, Parked};
 use crate::http1::ResponseHead;
@@ -17,6 +18,7 @@ use crate::http1::response::{Asked, ResponseFraming, Stamp, finish_error, finish
 use crate::io::{Socket, Wait};
 use crate::outbox::Flushed;
 use crate::permits::Place;
+use crate::rate::{LeastRate, Pace};
 use crate::storage::Storage;
 use crate::sync::{Guess, thread};
 use crate::transport::{COPIED_BLOCK_BYTES, Transport};
@@ -48,6 +50,7 @@ pub struct Outgoing {
     pub(crate) stamp: Stamp,
     pub(crate) control: Arc<Control>,
     pub(crate) write_timeout: Duration,
+    pub(crate) least_rate: LeastRate,
     pub(crate) storage: Arc<Storage>,
     pub(crate) watch: Arc<Watch>,
     /// Where the thread says what it does.
@@ -78,7 +81,7 @@ impl Outgoing {
     pub(crate) fn new(
         stamp: Stamp,
         control: Arc<Control>,
-        write_timeout: Duration,
+        config: &Config,
         storage: Arc<Storage>,
         watch: Arc<Watch>,
         slot: Arc<ThreadSlot>,
@@ -89,7 +92,8 @@ impl Outgoing {
             head: ResponseHead::default(),
             stamp,
             control,
-            write_timeout,
+            write_timeout: config.write_timeout,
+            least_rate: LeastRate::new(config.min_send_rate, config.write_timeout),
             storage,
             watch,
             slot,
@@ -138,6 +142,8 @@ pub enum Broken {
     Io(io::Error),
     /// `write_timeout` passed without the peer taking a byte.
     TimedOut,
+    /// The peer takes fewer than `min_send_rate` bytes a second.
+    TooSlow,
     /// More streams than `max_parked` waited for their clients, and this one had waited longest.
     GaveWay,
 }
@@ -147,6 +153,7 @@ impl fmt::Display for Broken {
         match self {
             Broken::Io(error) => write!(f, "the client is gone ({error})"),
             Broken::TimedOut => f.write_str("the client took nothing for the length of write_timeout"),
+            Broken::TooSlow => f.write_str("the client took fewer bytes a second than min_send_rate"),
             Broken::GaveWay => {
                 f.write_str("more streams than max_parked waited, and this client took nothing for longest")
             }
@@ -180,6 +187,8 @@ pub(crate) struct ResponseState {
     pub bytes: u64,
     /// More came than `Content-Length` announced.
     pub excess: bool,
+    /// It was cut because its client takes it too slowly.
+    pub too_slow: bool,
 }
 
 impl Default for ResponseState {
@@ -192,6 +201,7 @@ impl Default for ResponseState {
             status: 0,
             bytes: 0,
             excess: false,
+            too_slow: false,
         }
     }
 }
@@ -204,6 +214,8 @@ struct Turn {
     blocks_in_turn: u32,
     began: Option<Guess>,
     wait: Option<ClientWait>,
+    /// How the client takes the response, in all waits for it.
+    pace: Pace,
     /// The permit that it waits for.
     place: Option<Place>,
 }
@@ -232,6 +244,7 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         outgoing.turn.blocks = 0;
         outgoing.turn.blocks_in_turn = 0;
         outgoing.turn.began = None;
+        outgoing.turn.pace = Pace::new(transport.sent());
         Reply { transport, outgoing }
     }
 
@@ -587,11 +600,18 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
             if left.is_zero() {
                 return Err(Broken::TimedOut);
             }
+            let Outgoing { turn, least_rate, response, .. } = &mut *self.outgoing;
+            if turn.pace.is_too_slow(self.transport.sent(), *least_rate) {
+                response.too_slow = true;
+                return Err(Broken::TooSlow);
+            }
             match self.transport.wait_writable(WAIT_SLICE.min(left)) {
-                Ok((Wait::Writable, waited)) => wait.waited += waited,
-                Ok((Wait::TimedOut | Wait::Interrupted, waited)) => {
+                Ok((ended, waited)) => {
                     wait.waited += waited;
-                    return Ok(false);
+                    self.outgoing.turn.pace.wait(waited);
+                    if ended != Wait::Writable {
+                        return Ok(false);
+                    }
                 }
                 Err(error) => return Err(Broken::Io(error)),
             }

@@ -206,7 +206,8 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             };
             let crowded = state.is_crowded();
             thread.begin_turn(state.second, index, crowded, &shared.config);
-            let cx = ServeContext { draining: state.phase != Phase::Serving, crowded, ..shared.context() };
+            let draining = state.phase != Phase::Serving;
+            let cx = ServeContext { draining, crowded, attended: state.attended, ..shared.context() };
             if cx.counters.is_shared() {
                 cx.counters.lead(false, state.now());
             }
@@ -248,7 +249,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             if (verdict != Verdict::Again && !connection.holds) || one.handle.crew.has_ended() {
                 break;
             }
-            verdict = connection.serve(thread, &shared.context());
+            verdict = connection.serve(thread, &ServeContext { attended: cx.attended, ..shared.context() });
         }
         let is_over = verdict == Verdict::Close;
         let must_wake = is_over || !registered || shared.control.is_stopping();

@@ -48,7 +48,8 @@ pub(crate) struct Shared<A> {
 }
 
 impl<A> Shared<A> {
-    pub(crate) fn new(app: A, config: Config, books: Books) -> Shared<A> {
+    /// For a process that may open so many files.
+    pub(crate) fn new(app: A, config: Config, books: Books, open_files: Option<u64>) -> Shared<A> {
         let last_request = match config.max_requests {
             0 => u64::MAX,
             most => books.counters.get(Cell::Requests).saturating_add(most),
@@ -56,7 +57,7 @@ impl<A> Shared<A> {
         Shared {
             watch: Arc::new(Watch::new(config.times_calls())),
             permits: Permits::new(config.threads.max(1)),
-            storage: Storage::new(config.max_body_memory, config.max_body_disk),
+            storage: Storage::new(config.max_body_memory, config.max_body_disk, open_files),
             app,
             config,
             books,
@@ -76,7 +77,7 @@ impl<A> Shared<A> {
         let server = server.map_or(Vec::new(), |value| [b"Server: ", &value[..], b"\r\n"].concat());
         let stamp = Stamp { date: Vec::new(), server };
         let (control, storage, watch) = (self.control.clone(), self.storage.clone(), self.watch.clone());
-        Outgoing::new(stamp, control, self.config.write_timeout, storage, watch, slot, host)
+        Outgoing::new(stamp, control, &self.config, storage, watch, slot, host)
     }
 
     /// A thread comes to work; how many had come before.
@@ -107,6 +108,7 @@ impl<A> Shared<A> {
             log: self.books.log.as_deref(),
             last_request: self.last_request,
             draining: self.control.is_stopping(),
+            attended: 0,
             crowded: false,
             may_call: true,
         }

@@ -21,6 +21,8 @@ const FILES: usize = 2;
 pub(crate) struct Means<'a> {
     /// Bytes that may lie in memory.
     pub body_buffer: usize,
+    /// Connections that are open, and have descriptors, too.
+    pub connections: u64,
     /// Runs what may wait for a disk; what the application's runtime holds is let go for so long.
     pub detached: &'a dyn Fn(&mut (dyn FnMut() + Send)),
 }
@@ -28,7 +30,7 @@ pub(crate) struct Means<'a> {
 /// Why a body cannot be kept.
 #[derive(Debug)]
 pub(crate) enum SpoolError {
-    /// All bodies together take as much disk as they may.
+    /// All bodies together take as much disk, or as many descriptors, as they may.
     Full,
     /// What the system says of the temporary file.
     Io(io::Error),
@@ -93,7 +95,7 @@ impl Spool {
 
     fn move_to_file(&mut self, means: &Means<'_>) -> Result<(), SpoolError> {
         let Place::Memory(memory) = &mut self.place else { return Ok(()) };
-        if !self.share.take_disk(memory.len()) {
+        if !self.share.take_disk(memory.len()) || !self.share.take_files(FILES, means.connections) {
             return Err(SpoolError::Full);
         }
         let file = detached(means, || {
@@ -101,7 +103,6 @@ impl Spool {
             file.write_all(memory)?;
             Ok(file)
         })?;
-        self.share.count_files(FILES);
         let mut pending = Vec::new();
         // Without that memory each piece is written by itself.
         let _ = pending.try_reserve_exact(FILE_BUFFER_BYTES);
@@ -176,8 +177,8 @@ mod tests {
             waits.fetch_add(1, Ordering::Relaxed);
             work();
         };
-        let means = Means { body_buffer, detached: &detached };
-        let mut spool = Spool::new(Storage::new(storage.0, storage.1).share());
+        let means = Means { body_buffer, connections: 1, detached: &detached };
+        let mut spool = Spool::new(Storage::new(storage.0, storage.1, None).share());
         for piece in pieces {
             spool.push(piece, &means)?;
         }

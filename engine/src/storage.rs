@@ -12,8 +12,17 @@ pub(crate) struct Storage {
     memory: Amount,
     disk: Amount,
     files: AtomicUsize,
+    max_files: usize,
     /// Temporary files cannot be made or written, and that was told.
     fails: AtomicBool,
+}
+
+/// Descriptors kept for everything but connections and their bodies and files.
+const RESERVED_FILES: u64 = 64;
+
+/// What a limit of open files leaves for connections, bodies and files.
+pub(crate) fn less_reserve(open_files: u64) -> usize {
+    usize::try_from(open_files - RESERVED_FILES.min(open_files / 2)).unwrap_or(usize::MAX)
 }
 
 /// Bytes in use, and how many may be.
@@ -40,13 +49,14 @@ impl Amount {
 }
 
 impl Storage {
-    /// Of so many bytes in memory, and so many on disk; 0 on disk: no limit.
-    pub(crate) fn new(max_memory: u64, max_disk: u64) -> Arc<Storage> {
+    /// Of so many bytes in memory, and so many on disk (0: no limit), in a process that may open so many files.
+    pub(crate) fn new(max_memory: u64, max_disk: u64, open_files: Option<u64>) -> Arc<Storage> {
         let max_disk = if max_disk == 0 { u64::MAX } else { max_disk };
         Arc::new(Storage {
             memory: Amount::new(max_memory),
             disk: Amount::new(max_disk),
             files: AtomicUsize::new(0),
+            max_files: open_files.map_or(usize::MAX, less_reserve),
             fails: AtomicBool::new(false),
         })
     }
@@ -101,7 +111,17 @@ impl Share {
         taken
     }
 
-    /// Counts so many descriptors. The system refuses them by itself.
+    /// Takes so many descriptors, if they are to be had beside those of so many connections.
+    pub(crate) fn take_files(&mut self, files: usize, connections: u64) -> bool {
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let fits = self.storage.files().saturating_add(files).saturating_add(connections) <= self.storage.max_files;
+        if fits {
+            self.count_files(files);
+        }
+        fits
+    }
+
+    /// Counts so many descriptors that there are already.
     pub(crate) fn count_files(&mut self, files: usize) {
         self.storage.files.fetch_add(files, Ordering::Relaxed);
         self.files += files;
@@ -122,11 +142,12 @@ mod tests {
 
     #[test]
     fn shares_take_until_the_bound_and_give_back_when_they_go() {
-        let storage = Storage::new(100, 1000);
+        let storage = Storage::new(100, 1000, Some(200));
         let (mut one, mut other) = (storage.share(), storage.share());
         assert!(one.take_memory(60) && !other.take_memory(41) && other.take_memory(40));
         assert!(one.take_disk(1000) && !other.take_disk(1));
-        one.count_files(2);
+        // 136 of 200 descriptors are for connections, bodies and files.
+        assert!(!one.take_files(2, 135) && one.take_files(2, 134) && !other.take_files(2, 133));
         assert_eq!(storage.files(), 2);
         one.give_memory_back();
         assert!(other.take_memory(60), "what was given back can be had");
@@ -139,7 +160,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_the_disk_is_the_limit() {
-        let storage = Storage::new(0, 0);
+        let storage = Storage::new(0, 0, None);
         let mut share = storage.share();
         assert!(!share.take_memory(1) && share.take_disk(usize::MAX));
         assert!(!share.take_disk(1), "a sum that overflows is too much");
@@ -147,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_new_once_until_something_has_been_written() {
-        let storage = Storage::new(0, 0);
+        let storage = Storage::new(0, 0, None);
         assert!(storage.note_failure() && !storage.note_failure());
         storage.note_success();
         assert!(storage.note_failure());

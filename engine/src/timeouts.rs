@@ -99,6 +99,15 @@ impl Timeouts {
         begun.map_or(0, |begun| now.saturating_sub(begun))
     }
 
+    /// Those that are armed with `kind`, the one that has been for longest first.
+    pub fn armed_with(&self, kind: Timeout) -> impl Iterator<Item = usize> {
+        let first = self.queues[kind as usize].first;
+        std::iter::successors((first != NONE).then_some(first as usize), |token| {
+            let next = self.links[*token].next;
+            (next != NONE).then_some(next as usize)
+        })
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Millis> {
         self.queues.iter().filter_map(|queue| self.links.get(queue.first as usize)).map(|link| link.deadline).min()
@@ -130,6 +139,8 @@ mod tests {
         timeouts.arm(2, Timeout::Head, 7);
         timeouts.arm(7, Timeout::Body, 1);
         assert_eq!(timeouts.next(), Some(11));
+        assert_eq!(timeouts.armed_with(Timeout::Head).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(timeouts.armed_with(Timeout::Write).next(), None);
         assert_eq!((timeouts.waited(0, 10), timeouts.waited(7, 10), timeouts.waited(99, 10)), (10, 9, 0));
         assert_eq!(timeouts.expired(10), None);
         assert_eq!(timeouts.expired(11), Some((7, Timeout::Body)));

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use crate::io::{Socket, Wait};
+use crate::io::{Millis, Socket, Wait};
 use crate::outbox::{Flushed, Outbox};
+use crate::rate::{LeastRate, Pace};
 use crate::storage::Share;
 
 /// Blocks up to this size are copied behind what leaves with them: a copy is cheaper than a second piece to send.
@@ -17,9 +18,13 @@ pub(crate) const COPIED_BLOCK_BYTES: usize = 8 * 1024;
 pub struct Transport<S: Socket, B> {
     pub(crate) socket: S,
     outbox: Outbox<B>,
-    /// Bytes that came and went and have not been counted.
-    pub(crate) received: u64,
-    pub(crate) sent: u64,
+    /// Bytes that came and went, and of them those that have been counted.
+    received: u64,
+    sent: u64,
+    counted: (u64, u64),
+    /// How the peer takes what waits for it; and when that was looked at last, and what had gone by then. Nothing where
+    /// nothing waits.
+    pace: Option<(Pace, Millis, u64)>,
     /// The peer cannot be sent anything any more.
     broken: bool,
     /// Bytes went out since this was last asked.
@@ -29,7 +34,16 @@ pub struct Transport<S: Socket, B> {
 impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
     /// Over `socket`, with nothing to send.
     pub(crate) fn new(socket: S) -> Transport<S, B> {
-        Transport { socket, outbox: Outbox::default(), received: 0, sent: 0, broken: false, progress: false }
+        Transport {
+            socket,
+            outbox: Outbox::default(),
+            received: 0,
+            sent: 0,
+            counted: (0, 0),
+            pace: None,
+            broken: false,
+            progress: false,
+        }
     }
 
     /// Whether everything has been handed to the system.
@@ -45,6 +59,25 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
     /// Whether bytes went out since the last call of this.
     pub(crate) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
+    }
+
+    /// Bytes handed to the system so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that came and went since the last call of this.
+    pub(crate) fn take_traffic(&mut self) -> (u64, u64) {
+        let before = std::mem::replace(&mut self.counted, (self.received, self.sent));
+        (self.received - before.0, self.sent - before.1)
+    }
+
+    /// Something waits for the peer, at `now` of a clock that stands still while nobody looks. Whether it has taken something,
+    /// and that is less than `least` asks for. Where it has taken nothing, there is the deadline.
+    pub(crate) fn is_taken_too_slowly(&mut self, now: Millis, least: LeastRate) -> bool {
+        let (pace, seen, before) = self.pace.get_or_insert((Pace::new(self.sent), now, self.sent));
+        pace.wait(Duration::from_millis(now.saturating_sub(std::mem::replace(seen, now))));
+        std::mem::replace(before, self.sent) != self.sent && pace.is_too_slow(self.sent, least)
     }
 
     /// Receives into `buffer`: see [`Socket::recv`].
@@ -146,6 +179,9 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
         let before = self.sent;
         let flushed = self.outbox.flush(&mut self.socket, &mut self.sent);
         self.progress |= self.sent != before;
+        if self.outbox.is_empty() {
+            self.pace = None;
+        }
         flushed.unwrap_or_else(|_| {
             self.broken = true;
             Flushed::All

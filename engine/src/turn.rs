@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::counters::{Cell, Counters};
 use crate::http1::head::Head;
-use crate::io::Socket;
+use crate::io::{Millis, Socket};
 use crate::permits::Permits;
 use crate::reply::Outgoing;
 use crate::storage::Storage;
@@ -82,6 +82,8 @@ pub(crate) struct ServeContext<'a, A> {
     /// Requests after which the server drains.
     pub last_request: u64,
     pub draining: bool,
+    /// For how long the connection's loop has looked for news: what its peers had time for.
+    pub attended: Millis,
     /// Other connections wait for their turn.
     pub crowded: bool,
     /// The application may be called; else what needs it waits.
@@ -110,6 +112,15 @@ impl<A> ServeContext<'_, A> {
         while !self.app.blocking(|| place.wait()) {
             self.app.woken();
         }
+    }
+
+    /// Runs `work`, which may wait for a disk. What the application's runtime holds is let go for so long; a thread that may
+    /// not call the application, such as the watch, holds nothing of it and must not wait for it.
+    pub(crate) fn detached<S: Socket, T: Send>(&self, work: impl FnOnce() -> T + Send) -> T
+    where
+        A: App<S>,
+    {
+        if self.may_call { self.app.blocking(work) } else { work() }
     }
 
     /// Tells of a temporary file that cannot be made or written, once until one can.

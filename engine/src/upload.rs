@@ -2,13 +2,15 @@
 //! Knows: the coding of bodies, their limits.   Must not know: sockets, connections.
 
 use std::io;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::http1::chunked::{Decoder, Piece};
 use crate::http1::head::Head;
 use crate::http1::{Framing, Reject};
-use crate::io::Peer;
+use crate::io::{Millis, Peer};
 use crate::proxies::{Forwarded, forwarded};
+use crate::rate::{LeastRate, Pace};
 use crate::request::{Origin, Request};
 use crate::spool::{Means, Spool, SpoolError};
 use crate::storage::Share;
@@ -21,6 +23,10 @@ pub(crate) struct Upload {
     spool: Spool,
     len: u64,
     remaining: Remaining,
+    /// Bytes of the body and its coding so far; and when the pace was looked at last, and how many there were then.
+    received: u64,
+    pace: Pace,
+    seen: (Millis, u64),
 }
 
 /// What is still to come.
@@ -58,7 +64,7 @@ impl Upload {
     ///
     /// # Errors
     /// Where the system has no memory for the head; it is given back.
-    pub(crate) fn new(head: Head, bytes: &[u8], share: Share, config: &Config) -> Result<Upload, Head> {
+    pub(crate) fn new(head: Head, bytes: &[u8], share: Share, config: &Config, now: Millis) -> Result<Upload, Head> {
         let remaining = match head.framing {
             Some(Framing::Chunked) => Remaining::Chunked(Decoder::new(config.limits.max_head)),
             Some(Framing::Length(length)) => Remaining::Length(length),
@@ -69,7 +75,16 @@ impl Upload {
             return Err(head);
         }
         own.extend_from_slice(bytes);
-        Ok(Upload { head, bytes: own, spool: Spool::new(share), len: 0, remaining })
+        let (spool, pace) = (Spool::new(share), Pace::default());
+        Ok(Upload { head, bytes: own, spool, len: 0, remaining, received: 0, pace, seen: (now, 0) })
+    }
+
+    /// All that has come by `now` has been taken; the clock stands still while nobody looks for more. Whether bytes have come
+    /// that are fewer than `least` asks for. Where none have, there is the deadline.
+    pub(crate) fn comes_too_slowly(&mut self, now: Millis, least: LeastRate) -> bool {
+        let (before, received) = std::mem::replace(&mut self.seen, (now, self.received));
+        self.pace.wait(Duration::from_millis(now.saturating_sub(before)));
+        self.received != received && self.pace.is_too_slow(self.received, least)
     }
 
     /// What proxies say of it; it was no error when the head had come.
@@ -103,6 +118,12 @@ impl Upload {
     /// # Errors
     /// What is wrong with the coding, and what is too large, or has no place.
     pub(crate) fn take(&mut self, data: &[u8], config: &Config, means: &Means<'_>) -> Result<(usize, bool), Refusal> {
+        let (used, whole) = self.take_part(data, config, means)?;
+        self.received += used as u64;
+        Ok((used, whole))
+    }
+
+    fn take_part(&mut self, data: &[u8], config: &Config, means: &Means<'_>) -> Result<(usize, bool), Refusal> {
         let Upload { remaining, spool, len, .. } = self;
         let mut push = |piece: &[u8]| {
             spool.push(piece, means)?;

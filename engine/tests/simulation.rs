@@ -76,7 +76,10 @@ fn run(seed: u64) {
     assert!(world.ended, "the server ended because nothing was left to happen");
     for (wire, asked) in world.wires.iter().zip(&asked) {
         assert!(wire.accepted && wire.server_closed, "every connection is accepted, and is closed in the end");
-        check(&wire.taken, asked);
+        // An idle connection gives way to another, whatever its peer would have asked for next.
+        let mut asked = asked.clone();
+        asked.may_be_cut |= count("gave_way") > 0;
+        check(&wire.taken, &asked);
     }
 }
 

@@ -376,11 +376,17 @@ class Options(Deferred):
         16 * GIB, BYTES, "limits", "most bytes of bodies in files, of all connections together, 0 = no limit; more: 503"
     )
     max_connections: int = _option(
-        0, COUNT, "limits", "most open connections, 0 = the soft limit of open files less a reserve; others wait"
+        0, COUNT, "limits", "most open connections, 0 = what open files allow; more: one idle is closed, or they wait"
     )
     header_timeout: float = _option(30.0, SECONDS, "timeouts", "for a whole request head; then 408", 0.001)
     body_timeout: float = _option(60.0, SECONDS, "timeouts", "without a byte of the body; then 408", 0.001)
     write_timeout: float = _option(60.0, SECONDS, "timeouts", "without the client taking a byte; then close", 0.001)
+    min_body_rate: int = _option(
+        240, BYTES, "timeouts", "bytes of a body a second, over each body_timeout, 0 = any; fewer: 408"
+    )
+    min_send_rate: int = _option(
+        240, BYTES, "timeouts", "bytes a client must take a second, over each write_timeout, 0 = any; fewer: cut"
+    )
     keep_alive: float = _option(75.0, SECONDS, "timeouts", "an idle connection stays open, 0 = one request each")
     graceful_timeout: float = _option(30.0, SECONDS, "timeouts", "for open requests to finish when stopping")
     threads: int = _option(1, COUNT, "concurrency", "threads that run the application", 1)

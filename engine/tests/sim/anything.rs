@@ -273,6 +273,7 @@ impl Anything {
 }
 
 /// What a peer will have asked for.
+#[derive(Clone)]
 pub struct Asked {
     ways: Vec<(&'static str, usize)>,
     /// It says all it has to say in time, and takes all it is sent.

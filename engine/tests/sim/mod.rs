@@ -121,6 +121,8 @@ pub struct World {
     /// Nothing is left to happen: no script, no deadline.
     pub ended: bool,
     listening: bool,
+    /// The limit of open files.
+    pub open_files: Option<u64>,
     pub threads: Threads,
     /// The server's, and how many connections it may have open; to look at it while it rests.
     pub books: Option<(Arc<Counters>, usize)>,
@@ -176,6 +178,7 @@ impl Shared {
             accept_failures: Vec::new(),
             ended: false,
             listening: true,
+            open_files: None,
             threads: Threads::default(),
             books: None,
             looks: 0,
@@ -517,7 +520,7 @@ impl Net for SimNet {
     }
 
     fn open_files(&self) -> Option<u64> {
-        None
+        self.world.lock().open_files
     }
 }
 
