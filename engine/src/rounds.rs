@@ -8,11 +8,15 @@ use crate::app::App;
 use crate::counters::Cell;
 use crate::io::{Net, Waker, is_asleep_in_lock};
 use crate::loops::Loops;
+use crate::sync::Ordering;
 use crate::watch::{LongCalls, Quiet};
 
 /// Looks at the same calls, past `graceful_timeout`, before the watch ends the server: a thread that comes back by then does
 /// it better.
 const LOOKS_BEFORE_GIVING_UP: u32 = 50;
+
+/// For threads that wait for their clients, a second at a time.
+const TIME_TO_CUT: Duration = Duration::from_secs(2);
 
 /// For so long a stream waits for its turn, and nobody has had one, before the watch asks whether the calls that have the
 /// permits wait for a lock. The stream may hold it.
@@ -31,6 +35,8 @@ pub(crate) struct Rounds {
     end: Option<Instant>,
     /// Of each loop: its leader was out at the last look, and has been since the one before.
     stuck: Box<[bool]>,
+    /// When the end at once began.
+    aborts: Option<Instant>,
     /// Looks at the same calls, while the server ends.
     stuck_looks: u32,
     /// A stream waits for its turn: since when, how many turns had been given by then, and what the threads were doing.
@@ -63,6 +69,7 @@ impl Rounds {
         Rounds {
             long_calls: LongCalls::new(config.slow_request, config.timeout),
             end: None,
+            aborts: None,
             stuck: loops.all.iter().map(|_| false).collect(),
             stuck_looks: 0,
             locked_out: None,
@@ -133,12 +140,15 @@ impl Rounds {
         let end = *self.end.get_or_insert_with(|| now + shared.config.graceful_timeout);
         let is_stuck = loops.all.iter().zip(&self.stuck).all(|(one, stuck)| *stuck || one.handle.crew.has_ended());
         self.stuck_looks = if is_stuck { self.stuck_looks + 1 } else { 0 };
-        if (shared.control.is_aborting() || now >= end)
-            && self.stuck_looks >= LOOKS_BEFORE_GIVING_UP
-            && loops.claim_all()
-        {
+        if !shared.control.is_aborting() && now < end {
+            return;
+        }
+        shared.control.abort();
+        let since = *self.aborts.get_or_insert(now);
+        // A thread that waits for its client sees that, and cuts its response; it is not given up at once.
+        let waits = shared.waiting.load(Ordering::SeqCst) > 0 && now.saturating_duration_since(since) < TIME_TO_CUT;
+        if self.stuck_looks >= LOOKS_BEFORE_GIVING_UP && !waits && loops.claim_all() {
             loops.all.iter().for_each(|one| drop(one.handle.crew.end()));
-            shared.control.abort(); // for the threads that wait for their clients
             shared.watch.cut_unfinished();
             shared.context().write_log_detached();
             shared.app.gives_up(self.fatal.as_ref().map(|fatal| fatal.signal));
