@@ -24,6 +24,9 @@ use crate::wsgi::Wsgi;
 /// After the end, for a thread that waits for its client, which it does for a second at a time, or for one in no call.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(2);
 
+/// For a thread that is between two blocks of a response when the server ends.
+const TIME_TO_CUT: Duration = Duration::from_millis(200);
+
 /// A server on sockets that already listen, with one event loop or, without the GIL and with several threads, one a core.
 ///
 /// `listeners` are descriptors; they are duplicated, the caller keeps its own. `options` has the fields of
@@ -218,8 +221,16 @@ impl Engine {
             }
             py.detach(|| self.site.bell().wait(Some(left)))?;
         }
-        self.server.cut_unfinished();
+        self.cut_unfinished(py);
         Ok(served?)
+    }
+
+    /// Cuts what threads that are left behind have not finished; one that is about to go on is waited for, for a moment.
+    fn cut_unfinished(&self, py: Python<'_>) {
+        let end = Instant::now() + TIME_TO_CUT;
+        while !self.server.cut_unfinished() && Instant::now() < end {
+            let _ = py.detach(|| self.site.bell().wait(Some(Duration::from_millis(1))));
+        }
     }
 
     /// Waits for the threads that work, and hears signals meanwhile.
@@ -246,7 +257,7 @@ impl Engine {
         if result.is_err() {
             self.site.stop(false);
         }
-        self.server.cut_unfinished();
+        self.cut_unfinished(py);
         if result.is_ok() && self.at_work() > 0 {
             self.site.tell_unfinished(py, None);
         }

@@ -656,6 +656,9 @@ impl<S: Socket, B: AsRef<[u8]> + Send> Connection<S, B> {
             reply.outgoing.response.asked.html = request.prefers_html(); // it may become an error
         }
         reply.outgoing.end_call();
+        if reply.ends_with_connection() {
+            reply.outgoing.watch.note_finished(&reply.outgoing.slot);
+        }
         cx.permits.give_back();
         let persists = settle(&mut reply, outcome, cx);
         if is_noted {

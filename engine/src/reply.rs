@@ -430,6 +430,9 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// A first block leaves at once, since nobody knows how long the second takes; later ones may be held for a moment. The
     /// deadline of the application's call begins anew.
     pub fn boundary(&mut self) -> Boundary {
+        if self.outgoing.control.is_aborting() {
+            self.cut_visibly(); // the server ends at once, and an endless stream with it
+        }
         let satisfied = self.is_started()
             && (self.outgoing.response.framing == ResponseFraming::Nothing || self.outgoing.response.excess);
         if satisfied || self.is_broken() {
@@ -521,6 +524,10 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
     /// # Errors
     /// As for [`Reply::wait_for_client`].
     pub fn hand_over(&mut self) -> Result<bool, Broken> {
+        if self.outgoing.control.is_aborting() {
+            self.cut_visibly();
+            return Err(Broken::Io(io::ErrorKind::ConnectionAborted.into()));
+        }
         self.send_outgoing();
         self.wait(false)
     }

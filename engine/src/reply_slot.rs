@@ -166,9 +166,12 @@ impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> Held for ReplySlot<S, B>
         self.lock().reply.as_mut().is_none_or(Reply::send_held)
     }
 
-    fn cut(&self) {
-        if let Some(reply) = self.lock().reply.as_mut().filter(|reply| reply.ends_with_connection()) {
+    fn cut(&self) -> bool {
+        let mut place = self.lock();
+        let Some(reply) = &mut place.reply else { return false };
+        if reply.ends_with_connection() {
             reply.cut();
         }
+        true
     }
 }

@@ -325,9 +325,9 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
     }
 
     /// The server has ended, and the threads that have not come back are left behind: their responses are cut where the
-    /// end of the connection would pass for the end of the body.
-    pub fn cut_unfinished(&self) {
-        self.loops.shared.watch.cut_unfinished();
+    /// end of the connection would pass for the end of the body. Whether all have been: a thread may be at it right now.
+    pub fn cut_unfinished(&self) -> bool {
+        self.loops.shared.watch.cut_unfinished()
     }
 
     // --- the watch ---

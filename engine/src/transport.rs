@@ -95,7 +95,7 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
 
     /// Appends a copy of `bytes` to what waits. Without memory for it the peer cannot have what was promised to it.
     fn keep(&mut self, bytes: &[u8]) {
-        if self.outbox.push_bytes(bytes).is_err() {
+        if !self.broken && self.outbox.push_bytes(bytes).is_err() {
             self.reset();
         }
     }
@@ -135,8 +135,12 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
     /// Hands over `before`, `data` and `tail` with one call; of `data` what the peer does not take waits as a part of the
     /// block that `own` gives.
     pub(crate) fn send_block(&mut self, before: &mut Vec<u8>, data: &[u8], tail: &[u8], own: impl FnOnce() -> B) {
+        if self.broken {
+            before.clear();
+            return;
+        }
         let mut sent = 0;
-        if self.outbox.is_empty() && !self.broken {
+        if self.outbox.is_empty() {
             let pieces = [IoSlice::new(before), IoSlice::new(data), IoSlice::new(tail)];
             match self.socket.send(&pieces) {
                 Ok(len) => {
@@ -163,6 +167,9 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
 
     /// Appends `len` bytes of `file` from `offset` on.
     pub(crate) fn push_file(&mut self, file: File, offset: u64, len: u64, share: Share) {
+        if self.broken {
+            return;
+        }
         self.outbox.push_file(file, offset, len, share);
     }
 
@@ -173,8 +180,8 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
 
     /// Hands over what waits, as much as the peer takes and a turn allows.
     pub(crate) fn flush(&mut self) -> Flushed {
-        if self.outbox.is_empty() {
-            return Flushed::All;
+        if self.outbox.is_empty() || self.broken {
+            return Flushed::All; // what waits behind a break is lost
         }
         let before = self.sent;
         let flushed = self.outbox.flush(&mut self.socket, &mut self.sent);

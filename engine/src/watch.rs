@@ -26,8 +26,9 @@ pub(crate) trait Held: Send + Sync {
     /// Sends what can be sent now. Whether nothing is left.
     fn send_held(&self) -> bool;
 
-    /// Resets the connection where its orderly end would pass for the end of a response that is not over.
-    fn cut(&self);
+    /// Resets the connection where its orderly end would pass for the end of a response that is not over. `false` where its
+    /// thread is at it right now.
+    fn cut(&self) -> bool;
 }
 
 /// The meeting place of those who hold and of the one who looks.
@@ -309,11 +310,21 @@ impl Watch {
     }
 
     /// The server ends: what threads that have not come back have not finished is cut, where its client could not tell.
-    pub(crate) fn cut_unfinished(&self) {
-        for slot in self.slots().iter() {
-            let unfinished = slot.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-            unfinished.iter().for_each(|unfinished| unfinished.cut());
-        }
+    /// Whether all of it has been.
+    pub(crate) fn cut_unfinished(&self) -> bool {
+        self.slots().iter().fold(true, |all, slot| {
+            let mut unfinished = slot.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+            if unfinished.as_ref().is_some_and(|unfinished| !unfinished.cut()) {
+                return false;
+            }
+            *unfinished = None;
+            all
+        })
+    }
+
+    /// The thread that has `slot` has finished the response that it noted, if it did.
+    pub(crate) fn note_finished(&self, slot: &ThreadSlot) {
+        *slot.unfinished.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What the kernel calls the threads that are in a call of the application.
