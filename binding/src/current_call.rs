@@ -2,28 +2,61 @@
 //! Knows: Python's threads.   Must not know: why somebody asks.
 //! Invariant: an exception raised here meets the call that it was meant for, or none.
 
+use std::cell::RefCell;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use bjoern_engine::LongCall;
+use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::ffi::raise_in_thread;
 use crate::response::ReplySlot;
 
-pyo3::create_exception!(
-    bjoern,
-    RequestTimeout,
-    pyo3::exceptions::PyBaseException,
-    "A call of the application took longer than the option `timeout`.\n\nRaised in the thread of that call, wherever it is in \
-     Python code. Like asyncio.CancelledError it is no Exception, so that `except Exception` does not swallow it."
-);
+/// A call of the application took longer than the option `timeout`.
+///
+/// Raised in the thread of that call, wherever it is in Python code. Like asyncio.CancelledError it is no Exception, so that
+/// `except Exception` does not swallow it.
+#[pyclass(extends = PyBaseException, subclass, frozen, module = "bjoern")]
+pub struct RequestTimeout;
 
-/// A signal handler that RequestTimeout does not take the signal from.
+#[pymethods]
+impl RequestTimeout {
+    /// CPython makes the exception in the thread that it was raised in, as it comes to pass.
+    #[new]
+    #[pyo3(signature = (*_arguments))]
+    fn new(_arguments: &Bound<'_, PyTuple>) -> RequestTimeout {
+        let own = OWN.with(|own| own.borrow().clone());
+        own.inspect(|own| own.note_interruption(_arguments.py()));
+        RequestTimeout
+    }
+}
+
+thread_local! {
+    /// What the calling thread is doing, where it runs the application and somebody looks.
+    static OWN: RefCell<Option<Arc<CurrentCall>>> = const { RefCell::new(None) };
+}
+
+/// Runs Python code of the server's own in the middle of a call of the application: RequestTimeout, which is for the
+/// application's code, waits until it is over.
+pub fn undisturbed<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
+    let own = OWN.with(|own| own.borrow().clone());
+    if let Some(own) = &own {
+        own.hold_back(py);
+    }
+    let result = work();
+    if let Some(own) = &own {
+        own.let_go(py);
+    }
+    result
+}
+
+/// A signal handler of the server's, which RequestTimeout does not interrupt.
 ///
 /// Where the exception waits for its thread to run Python code again, as behind `time.sleep()`, the first such code may be
 /// a signal handler, which would be left before it has done anything.
@@ -38,14 +71,14 @@ impl SignalHandler {
     }
 
     fn __call__(&self, number: &Bound<'_, PyAny>, frame: &Bound<'_, PyAny>) -> PyResult<()> {
-        let handler = self.0.bind(number.py());
-        let handled = handler.call1((number, frame)).map(drop);
-        if let Err(error) = &handled
-            && error.is_instance_of::<RequestTimeout>(number.py())
-        {
-            handler.call1((number, frame))?;
+        let py = number.py();
+        undisturbed(py, || self.0.bind(py).call1((number, frame)).map(drop))?;
+        // What waited for it comes now: a call that sleeps in C would sleep on.
+        let own = OWN.with(|own| own.borrow().clone());
+        match own.is_some_and(|own| own.takes_interruption(py)) {
+            true => Err(PyErr::new::<RequestTimeout, _>(())),
+            false => Ok(()),
         }
-        handled // the exception goes on: it is the call's
     }
 
     fn __traverse__(&self, visit: pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
@@ -64,8 +97,12 @@ struct Call {
     number: u32,
     environ: Py<PyDict>,
     slot: Arc<ReplySlot>,
-    /// RequestTimeout has been raised in it, and may not have come to pass yet.
+    /// RequestTimeout has been raised in it.
     raised: bool,
+    /// It has not come to pass yet.
+    is_due: bool,
+    /// How much code of the server's own runs in it, for which RequestTimeout waits.
+    held_back: u32,
 }
 
 impl CurrentCall {
@@ -78,9 +115,61 @@ impl CurrentCall {
         Ok(CurrentCall { thread, call: Mutex::default() })
     }
 
+    /// The calling thread is the one.
+    pub fn adopt(self: &Arc<Self>) {
+        OWN.with(|own| *own.borrow_mut() = Some(self.clone()));
+    }
+
+    fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Option<Call>> {
+        self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// RequestTimeout waits from now on.
+    fn hold_back(&self, py: Python<'_>) {
+        if let Some(call) = self.lock(py).as_mut() {
+            call.held_back += 1;
+            if call.is_due {
+                raise_in_thread(py, self.thread, None);
+            }
+        }
+    }
+
+    /// RequestTimeout comes to pass.
+    fn note_interruption(&self, py: Python<'_>) {
+        if let Some(call) = self.lock(py).as_mut() {
+            call.is_due = false;
+        }
+    }
+
+    /// Whether RequestTimeout has been raised and has not come to pass, where it may: the caller raises it.
+    fn takes_interruption(&self, py: Python<'_>) -> bool {
+        let mut call = self.lock(py);
+        let Some(call) = call.as_mut().filter(|call| call.is_due && call.held_back == 0) else { return false };
+        call.is_due = false;
+        raise_in_thread(py, self.thread, None);
+        true
+    }
+
+    /// It waits no longer.
+    fn let_go(&self, py: Python<'_>) {
+        if let Some(call) = self.lock(py).as_mut() {
+            call.held_back = call.held_back.saturating_sub(1);
+            if call.is_due && call.held_back == 0 {
+                raise_in_thread(py, self.thread, Some(&py.get_type::<RequestTimeout>()));
+            }
+        }
+    }
+
     /// A call begins.
     pub fn enter(&self, py: Python<'_>, number: u32, environ: &Py<PyDict>, slot: &Arc<ReplySlot>) {
-        let call = Call { number, environ: environ.clone_ref(py), slot: slot.clone(), raised: false };
+        let call = Call {
+            number,
+            environ: environ.clone_ref(py),
+            slot: slot.clone(),
+            raised: false,
+            is_due: false,
+            held_back: 0,
+        };
         *self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(call);
     }
 
@@ -89,6 +178,7 @@ impl CurrentCall {
         let mut call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = call.as_mut().filter(|call| call.number != number) {
             call.number = number;
+            call.is_due = false;
             if std::mem::take(&mut call.raised) {
                 raise_in_thread(py, self.thread, None);
             }
@@ -118,11 +208,44 @@ impl CurrentCall {
 
     /// Raises RequestTimeout in the call, if it is still under way.
     pub fn interrupt(&self, py: Python<'_>, number: u32) {
-        let mut call = self.call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
-        if let Some(call) = call.as_mut().filter(|call| call.number == number) {
-            call.raised = true;
-            raise_in_thread(py, self.thread, Some(&py.get_type::<RequestTimeout>()));
+        loop {
+            let mut place = self.lock(py);
+            let Some(call) = place.as_mut().filter(|call| call.number == number) else { return };
+            // Nothing from here to the exception lets another thread run Python code.
+            if !self.is_starting_thread(py).unwrap_or(false) {
+                (call.raised, call.is_due) = (true, true);
+                if call.held_back == 0 {
+                    raise_in_thread(py, self.thread, Some(&py.get_type::<RequestTimeout>()));
+                }
+                return;
+            }
+            drop(place);
+            py.detach(|| thread::sleep(Duration::from_millis(1)));
         }
+    }
+
+    /// Whether the thread is just starting another. Before CPython 3.12 that has its creator's number until it runs, and
+    /// would get what is raised.
+    fn is_starting_thread(&self, py: Python<'_>) -> PyResult<bool> {
+        if py.version_info() >= (3, 12) {
+            return Ok(false);
+        }
+        let Some(threading) =
+            py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.get_item("threading").ok()
+        else {
+            return Ok(false);
+        };
+        let start = threading.getattr(intern!(py, "Thread"))?.getattr(intern!(py, "start"))?;
+        let start = start.getattr(intern!(py, "__code__"))?;
+        let frames = py.import(intern!(py, "sys"))?.call_method0(intern!(py, "_current_frames"))?;
+        let mut frame = frames.cast::<PyDict>()?.get_item(self.thread)?;
+        while let Some(this) = frame.filter(|frame| !frame.is_none()) {
+            if this.getattr(intern!(py, "f_code"))?.is(&start) {
+                return Ok(true);
+            }
+            frame = Some(this.getattr(intern!(py, "f_back"))?);
+        }
+        Ok(false)
     }
 
     /// The request under way, as `GET /path`; of `number` only, where one is given.

@@ -14,7 +14,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyInt, PyList};
 
 use crate::child::end_if_forked;
-use crate::current_call::{CurrentCall, RequestTimeout};
+use crate::current_call::{CurrentCall, RequestTimeout, undisturbed};
 use crate::environ::Environs;
 use crate::errors::print_exception;
 use crate::ffi::calls;
@@ -194,6 +194,7 @@ impl Site {
         let mut calls = self.calls.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         let count = calls.len().max(thread + 1);
         calls.resize(count, None);
+        call.adopt();
         let before = calls[thread].replace(call.clone());
         drop(calls);
         drop(before);
@@ -261,7 +262,7 @@ impl Site {
         if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
             self.end_with(py, error);
         } else if !error.is_instance_of::<RequestTimeout>(py) {
-            print_exception(py, &error);
+            undisturbed(py, || print_exception(py, &error));
         }
     }
 }

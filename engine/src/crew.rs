@@ -56,6 +56,8 @@ struct Resting {
     count: usize,
     /// The first thread is among them.
     has_first: bool,
+    /// It should look for signals.
+    is_nudged: bool,
     /// All crews have ended.
     ended: bool,
 }
@@ -89,6 +91,8 @@ pub(crate) enum Rested {
     Ended,
     /// Enough others rest.
     Spared,
+    /// The first thread should look for signals, and rest again.
+    Nudged,
 }
 
 /// What became of something that was handed in.
@@ -268,20 +272,35 @@ impl<R> Crew<R> {
             return Rested::Spared;
         }
         let is_for_me = |resting: &Resting| {
-            !resting.promotions.is_empty() && (role == Role::First || !resting.has_first) || resting.ended
+            let is_promoted = !resting.promotions.is_empty() && (role == Role::First || !resting.has_first);
+            is_promoted || resting.ended || (role == Role::First && resting.is_nudged)
         };
         while !is_for_me(&resting) {
             resting = followers.promoted.wait(resting).unwrap_or_else(PoisonError::into_inner);
         }
         count(&mut resting, -1);
         if role == Role::First {
+            let is_nudged = std::mem::take(&mut resting.is_nudged);
             resting.has_first = false;
+            if is_nudged && resting.promotions.is_empty() && !resting.ended {
+                return Rested::Nudged;
+            }
             followers.first_waits.store(false, Ordering::SeqCst);
             if resting.promotions.len() > 1 {
                 followers.promoted.notify_all();
             }
         }
         if resting.ended { Rested::Ended } else { Rested::Promoted(resting.promotions.remove(0)) }
+    }
+
+    /// Has the first thread look for signals, if it rests.
+    pub(crate) fn nudge_first(&self) {
+        let mut resting = self.followers.lock();
+        if resting.has_first {
+            resting.is_nudged = true;
+            drop(resting);
+            self.followers.promoted.notify_all();
+        }
     }
 
     /// The leader's, which has nothing to do: whether the first thread waits to lead.

@@ -162,6 +162,7 @@ impl Rounds {
         let heard = shared.app.signals_heard();
         shared.app.signalled();
         shared.permits.nudge();
+        loops.all.iter().for_each(|one| one.handle.crew.nudge_first());
         loops.wake();
         match &mut self.fatal {
             _ if !shared.app.is_fatal(signal) => {}

@@ -161,6 +161,7 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             });
             match rested {
                 Rested::Promoted(promoted) => index = promoted,
+                Rested::Nudged => drop(shared.app.woken()),
                 Rested::Spared => return Ok(()),
                 Rested::Ended => {
                     self.close_all();

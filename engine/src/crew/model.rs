@@ -127,6 +127,7 @@ impl Model {
             };
             match lane.crew.follow(role, || {}, || lane.waker.wake()) {
                 Rested::Promoted(promoted) => lane = &self.lanes[promoted],
+                Rested::Nudged => {}
                 Rested::Ended | Rested::Spared => return,
             }
         }
