@@ -443,7 +443,7 @@ def test_child_of_an_import_does_not_keep_the_port(serve: Serve) -> None:
     """In the process that forks the workers (with --preload), and in a worker."""
     for more in ("--preload", "--no-preload"):
         pids: list[int] = []
-        source = "child = forked()\nprint('child', child, file=sys.stderr, flush=True)\n"
+        source = "child = forked()\nos.write(2, b'child %d\\n' % child)\n"
         with serve("workers", 1, more, source=source) as service, killed(pids):
             pids += [int(line.split()[1]) for line in service.lines if line.startswith("child ")]
             assert pids
