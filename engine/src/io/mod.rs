@@ -19,7 +19,7 @@ pub type Millis = u64;
 /// What [`Net::wait`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody used the waker.
+    /// Somebody used the waker, or a signal came.
     Woken,
     /// A listener, by its index, has connections to accept.
     Listener(usize),
