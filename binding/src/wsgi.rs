@@ -218,6 +218,19 @@ impl Site {
 }
 
 impl Wsgi {
+    /// Runs the handlers of signals that have come, in the main thread.
+    fn heed_signals(&self, py: Python<'_>) -> Wake {
+        let handled = py.check_signals();
+        end_if_forked(py, self.site.home, handled.as_ref().err(), None); // by such a handler
+        match handled {
+            Ok(()) => Wake::GoOn,
+            Err(error) => {
+                self.site.end_with(py, error);
+                Wake::Drain
+            }
+        }
+    }
+
     /// The ticket of the thread at `post`.
     fn ticket(&self, post: usize) -> Option<&OnceLock<Arc<Ticket>>> {
         self.site.tickets.get(post)
@@ -425,21 +438,16 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        Python::attach(|py| py.detach(wait))
+        Python::attach(|py| {
+            // The application may have taken the descriptor that a signal's byte is written to: one that came before the
+            // wait would not end it. The end that a handler asks for does.
+            self.heed_signals(py);
+            py.detach(wait)
+        })
     }
 
     fn woken(&self) -> Wake {
-        Python::attach(|py| {
-            let handled = py.check_signals();
-            end_if_forked(py, self.site.home, handled.as_ref().err(), None); // by a signal handler
-            match handled {
-                Ok(()) => Wake::GoOn,
-                Err(error) => {
-                    self.site.end_with(py, error);
-                    Wake::Drain
-                }
-            }
-        })
+        Python::attach(|py| self.heed_signals(py))
     }
 
     fn takes_long(&self, call: &LongCall) {
