@@ -181,6 +181,9 @@ Serve = Callable[..., Service]
 
 WORKERS = ["one", "workers"]
 
+# From 3.12 on, Python warns of a fork beside threads.
+QUIET = {"PYTHONWARNINGS": "ignore"}
+
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
@@ -243,7 +246,7 @@ def test_child_of_a_call(serve: Serve, processes: str, threads: int) -> None:
         service.stop()
         said = "\n".join(service.lines)
         assert said.count("ZeroDivisionError: division by zero") == 1
-        assert said.count("KeyboardInterrupt") == 1
+        assert service.lines.count("KeyboardInterrupt") == 1
         assert said.count("a reason") == 1
         assert "replaced" not in said
         assert service.program.hear() == "not flushed"
@@ -335,7 +338,7 @@ if not child:
     os._exit(4)
 """
     for threads in ("1", "4"):
-        with Program.of(source, threads) as program:
+        with Program.of(source, threads, environ=QUIET) as program:
             code, port = program.hear().split()
             assert code == "4"
             assert get(port).endswith(b"ok")
@@ -364,6 +367,13 @@ def free(address: str) -> bool:
         return False
 
 
+def is_killed(child: int, number: signal.Signals) -> bool:
+    """Sends it the signal, again and again: CPython forgets those that come while it forks."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, number)
+    return is_gone(child)
+
+
 @contextlib.contextmanager
 def killed(pids: list[int]) -> Iterator[None]:
     try:
@@ -386,7 +396,7 @@ def test_child_that_lives_on_does_not_keep_the_port(serve: Serve, processes: str
         service.program.process.wait(GUARD)
         if way == "forked":
             assert not any(map(is_gone, pids))
-        assert free(service.address)
+        until(lambda: free(service.address))  # a child lets go of it when it comes to run
         with killed(pids):
             pass
         assert service.end() == -SIGTERM
@@ -404,7 +414,7 @@ def test_child_that_lives_on_does_not_keep_a_unix_address(serve: Serve, tmp_path
                 service.program.process.wait(GUARD)
                 answer(client)
             if "@" in bind:
-                assert free(service.address)
+                until(lambda: free(service.address))  # a child lets go of it when it comes to run
             with pytest.raises(OSError):
                 connect(service.address)
             with killed(pids):
@@ -423,7 +433,7 @@ def test_child_that_lives_on_lets_a_reload_lose_nothing(serve: Serve) -> None:
         assert int(service.get("/pid")) > 0
         service.send(SIGTERM)
         service.program.process.wait(GUARD)
-        assert free(service.address)
+        until(lambda: free(service.address))  # a child lets go of it when it comes to run
         with killed(pids):
             pass
         service.end()
@@ -433,7 +443,7 @@ def test_child_of_an_import_does_not_keep_the_port(serve: Serve) -> None:
     """In the process that forks the workers (with --preload), and in a worker."""
     for more in ("--preload", "--no-preload"):
         pids: list[int] = []
-        source = "child = forked()\nprint('child', child, file=sys.stderr, flush=True)\n"
+        source = "child = forked()\nos.write(2, b'child %d\\n' % child)\n"
         with serve("workers", 1, more, source=source) as service, killed(pids):
             pids += [int(line.split()[1]) for line in service.lines if line.startswith("child ")]
             assert pids
@@ -441,10 +451,9 @@ def test_child_of_an_import_does_not_keep_the_port(serve: Serve) -> None:
             service.send(SIGTERM)
             service.program.process.wait(GUARD)
             assert not any(map(is_gone, pids))
-            assert free(service.address)
+            until(lambda: free(service.address))  # a child lets go of it when it comes to run
             for pid in pids:
-                os.kill(pid, SIGTERM)  # its own again
-            until(lambda pids=pids: all(map(is_gone, pids)))  # type: ignore[misc]
+                until(lambda pid=pid: is_killed(pid, SIGTERM))  # type: ignore[misc]
             service.end()
 
 
@@ -452,10 +461,10 @@ def test_child_of_an_import_does_not_keep_the_port(serve: Serve) -> None:
 def test_signals_of_a_child_are_its_own(serve: Serve, processes: str) -> None:
     """It is killed by those that the server hears of."""
     for number in (SIGTERM, SIGINT, signal.SIGQUIT, SIGHUP, signal.SIGUSR1):
-        with serve(processes) as service:
-            child = int(service.get("/outlive/forked"))
-            os.kill(child, number)
-            until(lambda child=child: is_gone(child))  # type: ignore[misc]
+        pids: list[int] = []
+        with serve(processes) as service, killed(pids):
+            pids.append(int(service.get("/outlive/forked")))
+            until(lambda child=pids[0], number=number: is_killed(child, number))  # type: ignore[misc]
             assert int(service.get("/pid")) > 0
             service.stop()
             said = service.lines[1:]
@@ -480,7 +489,7 @@ else:
 bjoern.run()
 """
     for threads in ("1", "4"):
-        with Program.of(source, threads) as program:
+        with Program.of(source, threads, environ=QUIET) as program:
             port, *pids = program.hear().split()
             with killed(list(map(int, pids))):
                 while pids:
@@ -511,7 +520,7 @@ say("returned")
 say(os.read(reading, 100).decode())
 """
     for threads in ("1", "4"):
-        with Program.of(source, threads) as program:
+        with Program.of(source, threads, environ=QUIET) as program:
             port = program.hear()
             assert get(port).startswith(b"HTTP/1.1 200 ")
             program.send(signal.SIGUSR1)

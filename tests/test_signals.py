@@ -342,6 +342,77 @@ bjoern.run()
         assert ended(program).code == -SIGTERM
 
 
+# When the application takes Python's wakeup descriptor
+
+ASYNCIO = """
+import asyncio
+
+async def heeds_a_signal():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR2, str)
+    loop.remove_signal_handler(signal.SIGUSR2)  # which sets it to -1
+
+async def does_not_take_it_away():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, str)
+
+_app = app
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/asyncio":
+        asyncio.run(heeds_a_signal())
+    if environ["PATH_INFO"] == "/set":
+        signal.set_wakeup_fd(foreign)
+    return _app(environ, start_response)
+
+foreign_end, foreign = os.pipe()
+os.set_blocking(foreign, False)
+def main_thread(number, frame):
+    asyncio.run(heeds_a_signal())
+    say("handled")
+signal.signal(signal.SIGUSR1, main_thread)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(SIGTERM, -SIGTERM), (SIGINT, INTERRUPTED)])
+@pytest.mark.parametrize("path", ["/asyncio", "/set"])
+def test_idle_server_hears_signals_without_the_descriptor(path: str, number: signal.Signals, code: int) -> None:
+    """Where the one thread that serves runs the application, which may set another or none."""
+    with Program.of(SERVE.replace("SETUP", ASYNCIO), environ={"BJOERN_THREADS": "1"}) as program:
+        port = int(program.hear())
+        assert get(port, path).endswith(b"ok")
+        program.wait_until_asleep()
+        program.send(SIGUSR1)
+        assert program.hear() == "handled"
+        program.wait_until_asleep()
+        program.send(number)
+        assert ended(program).code == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(SIGTERM, -SIGTERM), (SIGINT, INTERRUPTED)])
+def test_idle_server_of_threads_hears_signals_without_the_descriptor(number: signal.Signals, code: int) -> None:
+    """There only a signal handler runs where it can be set."""
+    with Program.of(SERVE.replace("SETUP", ASYNCIO), environ={"BJOERN_THREADS": "4"}) as program:
+        port = int(program.hear())
+        assert get(port).endswith(b"ok")
+        for _ in range(3):
+            program.wait_until_asleep()
+            program.send(SIGUSR1)
+            assert program.hear() == "handled"
+        assert get(port).endswith(b"ok")
+        program.wait_until_asleep()
+        program.send(number)
+        assert ended(program).code == code
+
+
+def test_second_signal_is_heard_without_the_descriptor() -> None:
+    with Program.of(SERVE.replace("SETUP", ASYNCIO), environ={"BJOERN_THREADS": "1"}) as program:
+        port = int(program.hear())
+        assert get(port, "/asyncio").endswith(b"ok")
+        with draining(program, port, SIGTERM) as slow:
+            program.send(SIGTERM)
+            assert ended(program).code == -SIGTERM
+            assert len(answer_or_reset(slow)) < LARGE
+
+
 # Other threads
 
 

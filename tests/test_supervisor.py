@@ -183,6 +183,53 @@ def test_a_worker_that_exits_is_replaced(serve: Serve) -> None:
         assert service.worker() != first
 
 
+# What asyncio does with signals at its end: Python's wakeup descriptor is -1 from then on.
+TAKES_THE_DESCRIPTOR = """
+import asyncio, signal
+
+async def heeds_a_signal():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR2, str)
+    loop.remove_signal_handler(signal.SIGUSR2)
+"""
+
+
+@pytest.mark.parametrize("how", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("where", ["import", "request"])
+def test_signals_are_heard_without_the_descriptor(serve: Serve, how: str, where: str) -> None:
+    """By the process that forks, where the application took it at its import, and by a worker, where a request did."""
+    source = TAKES_THE_DESCRIPTOR + WHO
+    if where == "import":
+        source += "\nasyncio.run(heeds_a_signal())\n"
+    else:
+        source += "\n_who = app\ndef app(*request):\n    asyncio.run(heeds_a_signal())\n    return _who(*request)\n"
+    with serve("-w", "1", how, source=source) as service:
+        for _ in range(2):
+            worker = service.worker()
+            os.kill(worker, SIGKILL)
+            service.wait("was killed by SIGKILL and is replaced")
+            until(lambda worker=worker: service.worker() != worker)  # type: ignore[misc]
+        worker = service.worker()
+        os.kill(worker, SIGTERM)
+        until(lambda: service.worker() != worker)
+        worker, parent = map(int, service.get().split())
+        os.kill(parent, SIGKILL)  # and the worker hears of another generation
+        service.wait("another one is started")
+        until(lambda: is_gone(worker))
+        service.worker()
+        service.stop()
+        assert "did not end in time" not in "\n".join(service.lines)
+
+
+def test_the_end_of_the_supervisor_is_heard_without_the_descriptor(serve: Serve) -> None:
+    source = TAKES_THE_DESCRIPTOR + WHO
+    source += "\n_who = app\ndef app(*request):\n    asyncio.run(heeds_a_signal())\n    return _who(*request)\n"
+    with serve("-w", "1", source=source) as service:
+        worker = service.worker()
+        service.send(SIGKILL)
+        until(lambda: is_gone(worker))
+
+
 def test_kill_costs_a_worker_its_own_requests_only(serve: Serve) -> None:
     with serve("-w", "2") as service, Crowd(service.address) as crowd:
         victim = service.worker()

@@ -189,7 +189,12 @@ impl App<SystemSocket> for Wsgi {
     }
 
     fn blocking<T: Send>(&self, wait: impl FnOnce() -> T + Send) -> T {
-        Python::attach(|py| py.detach(wait))
+        Python::attach(|py| {
+            // The application may have taken the descriptor that a signal's byte is written to: one that came before the
+            // wait would not end it. The end that a handler asks for does.
+            self.site.hear_signals(py);
+            py.detach(wait)
+        })
     }
 
     fn woken(&self) -> Wake {

@@ -200,6 +200,7 @@ class Generation:
         self._identity.assume()
         if not self._prepare():
             return EXIT_APP
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)  # again: asyncio takes it away
         for number in _SIGNALS:
             if (handler := signal.getsignal(number)) not in (None, _heard):  # the application's own: for the workers
                 self._handlers[number] = handler

@@ -66,6 +66,13 @@ class ShutdownSignals:
         with contextlib.suppress(ValueError):  # not the main thread
             self._wakeup = descriptor, signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
+    def _rearm(self) -> None:
+        """Sets our wakeup descriptor again where there is none, as asyncio leaves it: a later signal is to be heard."""
+        if self._wakeup is not None:
+            current = signal.set_wakeup_fd(self._wakeup[0], warn_on_full_buffer=False)
+            if current not in (-1, self._wakeup[0]):  # the application's
+                signal.set_wakeup_fd(current)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
@@ -100,6 +107,7 @@ class ShutdownSignals:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous[number]
+        self._rearm()
         if os.getpid() != self._process:  # one that was forked without Python's knowledge: the signal is not ours
             signal.signal(number, previous)
             signal.raise_signal(number)

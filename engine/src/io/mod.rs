@@ -24,7 +24,7 @@ pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 /// What [`Net::wait`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody used the waker.
+    /// Somebody used the waker, or a signal came.
     Woken,
     /// A listener, by its index, has connections to accept.
     Listener(usize),

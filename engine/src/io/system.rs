@@ -98,7 +98,11 @@ impl Net for System {
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                // By a signal, whose handler may have had nothing to write to.
+                events.push(Event::Woken);
+                return Ok(());
+            }
             result => result?,
         }
         for event in &self.events {
