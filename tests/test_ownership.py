@@ -328,7 +328,8 @@ def test_what_took_too_long_is_counted_once(
         for number in range(1, 4):
             with Client(server.addresses[0]) as client:  # type: ignore[arg-type]
                 response = client.ask("GET", f"/spin_in?where={where}")
-                assert (response.status, response.body) == (status, b"blockblock" if status == 200 else b"503 Service Unavailable\n")
+                body = b"blockblock" if status == 200 else b"503 Service Unavailable\n"
+                assert (response.status, response.body) == (status, body)
             with Client(server.addresses[0]) as client:  # type: ignore[arg-type]
                 assert client.ask("GET", "/quick").status == 200
                 until(lambda: server.stats()["timed_out"] >= number)  # noqa: B023

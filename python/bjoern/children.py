@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from _thread import get_ident
 
@@ -53,6 +52,8 @@ def fork() -> int:
 def _forks() -> None:
     """Signals wait until the child has handlers of its own: the server's would take them for the server."""
     if _disowners:
+        import signal
+
         _masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
@@ -76,6 +77,8 @@ def _is_forked() -> None:
 def _hear_signals() -> None:
     mask = _masks.pop(get_ident(), None)
     if mask is not None:
+        import signal
+
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -96,8 +96,8 @@ class ShutdownSignals:
     def force(self, unheard: int = 0) -> None:
         """Ends the process as the signal would that has been received, if one has: the main thread cannot.
 
-        `unheard`: one whose handler could not run. Not where the main thread has been interrupted: it ends by itself, or
-        another signal comes.
+        `unheard`: one whose handler could not run. Not where the main thread has been interrupted: it ends by itself,
+        or another signal comes.
         """
         number = min(self._draining, default=unheard)
         if not number or self._forced is not None:
