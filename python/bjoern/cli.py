@@ -77,6 +77,9 @@ def _run(chosen: argparse.Namespace) -> int:
         if resolved.watched or HANDOVER in os.environ or systemd.watchdog_wanted():
             _supervise(chosen.app, resolved, binds, directory)
         else:
+            from .signals import heed_early
+
+            heed_early()
             _serve(_load(chosen.app), resolved, binds)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))

@@ -19,7 +19,7 @@ import socket
 import sys
 from copy import copy
 
-from . import children, messages
+from . import children, exits, messages
 from ._bjoern import Engine
 from .board import Board
 from .options import HANDOVER, Options
@@ -182,9 +182,9 @@ class Generation:
             messages.identify()
             code = self._run()
         except BaseException as error:
-            _report(error)
+            exits.report(error)
         finally:
-            children.flush()
+            exits.flush()
             os._exit(code)
 
     def _run(self) -> int:
@@ -263,7 +263,7 @@ class Generation:
                 sock.close()
 
     def _fork(self, number: int, channel: Channel, own: Sequence[socket.socket]) -> None:
-        children.flush()
+        exits.flush()
         # What is sent to a worker before it has handlers of its own must not be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -280,11 +280,11 @@ class Generation:
                 self._let_go(own)
                 code = _Worker(number, channel, self).run(before)
             except SystemExit as ending:
-                code = children.code_of(ending)
+                code = exits.code_of(ending)
             except KeyboardInterrupt:
                 code = 130
             except BaseException as error:
-                _report(error)
+                exits.report(error)
             finally:
                 _leave(code)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -538,23 +538,8 @@ def _heard(number: int, frame: FrameType | None) -> None:
     """A handler that does nothing: the signal is for somebody else, or the loop looks by itself."""
 
 
-def _report(error: BaseException) -> None:
-    import traceback
-
-    details = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    messages.error(f"{type(error).__name__}: {error}", traceback=details)
-
-
 def _leave(code: int) -> NoReturn:
     """Ends a worker as an interpreter ends, but without going back through the program that forked it."""
-    try:
-        threading = sys.modules.get("threading")
-        if threading is not None:
-            threading._shutdown()  # waits for those that are no daemons
-        import atexit
-
-        atexit._run_exitfuncs()
-    except BaseException as error:
-        _report(error)
-    children.flush()
+    exits.run_exit_functions()
+    exits.flush()
     os._exit(code)
