@@ -16,7 +16,7 @@ import signal
 import time
 
 from . import children, exits, messages
-from ._bjoern import SignalHandler
+from ._bjoern import SignalHandler, signal_handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,6 +171,11 @@ class ShutdownSignals:
         for number, handler in self._previous.items():
             if signal.getsignal(number) is self._handler:
                 signal.signal(number, handler)
+
+
+def is_default(number: int) -> bool:
+    """Whether a signal is left to its default: by Python, and by libraries in C, as faulthandler is one."""
+    return signal.getsignal(number) is signal.SIG_DFL and signal_handler(number) == 0
 
 
 def heed_early() -> None:
