@@ -8,14 +8,18 @@ A program's exit code says how run() ended: RETURNED, INTERRUPTED (KeyboardInter
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from programs import End, Program, answer, ask, connect, get
+from services import until
 
 SIGINT, SIGTERM, SIGUSR1 = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 
@@ -413,6 +417,71 @@ def test_second_signal_is_heard_without_the_descriptor() -> None:
             assert len(answer_or_reset(slow)) < LARGE
 
 
+# What is registered for the end of the process
+
+ENDING = """
+import atexit, concurrent.futures, time
+gate = threading.Event()
+pool = concurrent.futures.ThreadPoolExecutor(1)
+pool.submit(lambda: (gate.wait(), say("pool")))
+threading.Thread(target=lambda: (gate.wait(), time.sleep(0.1), say("thread"))).start()
+
+@atexit.register
+def registered():
+    say("registered")
+    print("not flushed", end="")
+
+_app = app
+def app(*request):
+    gate.set()
+    return _app(*request)
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_sigterm_runs_what_is_registered_for_the_end(threads: str) -> None:
+    """And the process has died of it all the same."""
+    with Program.of(SERVE.replace("SETUP", ENDING), environ={"BJOERN_THREADS": threads}) as program:
+        assert get(int(program.hear())).endswith(b"ok")
+        program.send(SIGTERM)
+        end = ended(program)
+    assert end.code == -SIGTERM
+    assert sorted(end.output.splitlines()[:2]) == ["pool", "thread"]
+    assert end.output.splitlines()[2:] == ["registered", "not flushed"]
+    assert end.errors == ""
+
+
+def test_a_second_signal_does_not_wait_for_what_is_registered() -> None:
+    setup = "import atexit, time; atexit.register(lambda: (say('registered'), time.sleep(1000)))"
+    with serving(setup) as (program, port):
+        assert get(port).endswith(b"ok")
+        program.send(SIGTERM)
+        assert program.hear() == "registered"
+        program.send(SIGTERM)
+        assert ended(program).code == -SIGTERM
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "atexit.register(time.sleep, 1000)",
+        "threading.Thread(target=time.sleep, args=(1000,)).start()",
+        "concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 1000)",
+    ],
+)
+def test_what_is_registered_has_a_limit(setup: str) -> None:
+    source = SERVE.replace("SETUP", f"import atexit, concurrent.futures, time; {setup}").replace("3600.0", "0.2")
+    with Program.of(source) as program:
+        assert get(int(program.hear())).endswith(b"ok")
+        program.send(SIGTERM)
+        end = program.end()
+    assert end.code == -SIGTERM
+    assert end.errors.endswith(
+        "bjoern: warning: ended though threads or atexit functions were still at work: "
+        "it took longer than graceful_timeout\n"
+    )
+
+
 # Other threads
 
 
@@ -454,3 +523,71 @@ def test_system_exit_of_the_application_ends_the_server(tmp_path: Path) -> None:
             answer_or_reset(client)
         assert ended(program).code == 5
     assert not path.exists()
+
+
+# Process 1, as in a container: what is left to its default does nothing to it
+
+
+def _why_no_namespace() -> str:
+    """Why no process 1 can be made here, or ""."""
+    try:
+        tried = subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, text=True)
+    except OSError as error:
+        return f"unshare: {error}"
+    return f"a process id namespace cannot be made here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+NO_NAMESPACE = _why_no_namespace()
+needs_namespace = pytest.mark.skipif(bool(NO_NAMESPACE), reason=NO_NAMESPACE)
+
+IMPORTING = """
+import atexit, os, time
+atexit.register(lambda: os.write(1, b"registered\\n"))
+os.write(1, b"importing\\n")
+if os.path.exists("slow"):
+    time.sleep(60)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"%d" % os.getpid()]
+"""
+
+
+@contextlib.contextmanager
+def first_process(folder: Path, *arguments: str) -> Iterator[tuple[Program, int]]:
+    """The command as process 1 of a namespace, and its process id outside of it."""
+    (folder / "module.py").write_text(IMPORTING)
+    command = ["--pid", "--fork", "--kill-child", sys.executable, "-m", "bjoern", "-b", "127.0.0.1:0", *arguments]
+    with Program(*command, "module:app", cwd=folder, python="unshare") as program:
+        children = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
+        until(lambda: bool(children.read_text()))
+        assert program.hear() == "importing"
+        yield program, int(children.read_text())
+
+
+@needs_namespace
+def test_sigterm_ends_process_1_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    with first_process(tmp_path) as (program, pid):
+        os.kill(pid, SIGTERM)
+        end = program.end()
+    assert (end.code, end.errors) == (143, "")
+
+
+@needs_namespace
+@pytest.mark.parametrize("workers", [[], ["-w", "1"]])
+def test_sigterm_ends_process_1(tmp_path: Path, workers: list[str]) -> None:
+    with first_process(tmp_path, *workers) as (program, pid):
+        where = program.announced().split(" on ")[1].split(" ")[0]
+        assert (get(where).endswith(b"\r\n1")) == (not workers)
+        os.kill(pid, SIGTERM)
+        end = program.end()
+    assert (end.code, end.output, end.errors) == (143, "registered\n", "")
+
+
+def test_sigterm_ends_any_other_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(IMPORTING)
+    (tmp_path / "slow").touch()
+    with Program("-m", "bjoern", "-b", "127.0.0.1:0", "module:app", cwd=tmp_path) as program:
+        assert program.hear() == "importing"
+        program.send(SIGTERM)
+        assert program.end() == (-SIGTERM, "", "")

@@ -230,6 +230,35 @@ def test_the_end_of_the_supervisor_is_heard_without_the_descriptor(serve: Serve)
         until(lambda: is_gone(worker))
 
 
+# A handler that is a library's in C: `signal` knows nothing of it.
+FAULTHANDLER = """
+import faulthandler, signal
+dump = open("dump", "w")
+faulthandler.register(signal.SIGUSR1, dump)
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["-w", "1", "--preload"], ["-w", "1", "--no-preload"]])
+def test_a_handler_in_c_is_left_alone(serve: Serve, tmp_path: Path, how: list[str]) -> None:
+    with serve(*how, "--access-log", "log", source=WHO + FAULTHANDLER) as service:
+        worker = service.worker()
+        (tmp_path / "log").rename(tmp_path / "renamed")
+        service.send(signal.SIGUSR1)  # a supervisor passes it on
+        until(lambda: "File" in (tmp_path / "dump").read_text())
+        assert service.worker() == worker
+        service.stop()
+        assert not (tmp_path / "log").exists()
+
+
+def test_a_handler_in_c_of_the_program_is_left_alone(tmp_path: Path) -> None:
+    source = PRELUDE + FAULTHANDLER + "if __name__ == '__main__':\n    bjoern.run(app, '127.0.0.1', 0, workers=1)\n"
+    (tmp_path / "program.py").write_text(source.replace("def app", WHO.replace("def app", "def who") + "def app"))
+    with Service(cwd=tmp_path, program=("program.py",)) as service:
+        service.send(signal.SIGUSR1)
+        until(lambda: "File" in (tmp_path / "dump").read_text())
+        service.stop()
+
+
 def test_kill_costs_a_worker_its_own_requests_only(serve: Serve) -> None:
     with serve("-w", "2") as service, Crowd(service.address) as crowd:
         victim = service.worker()

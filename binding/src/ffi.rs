@@ -237,6 +237,16 @@ pub fn raise_in_thread(_py: Python<'_>, thread: u64, kind: Option<&Bound<'_, PyT
     unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::os::raw::c_ulong as _, kind) };
 }
 
+/// The address of the function that the system runs for a signal; 0 for its default, 1 where it is ignored.
+pub fn signal_handler(_py: Python<'_>, number: i32) -> usize {
+    unsafe extern "C" {
+        // Not as PyO3 declares it, which has no place for the default: a function is never 0 in Rust.
+        fn PyOS_getsig(number: std::os::raw::c_int) -> usize;
+    }
+    // SAFETY: it asks the system, and takes any number; what comes back is as large as an address, and not called.
+    unsafe { PyOS_getsig(number) }
+}
+
 /// Ends the process without running anything more: neither destructors nor what is registered for its end.
 pub fn exit_now(code: i32) -> ! {
     unsafe extern "C" {

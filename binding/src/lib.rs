@@ -48,6 +48,13 @@ mod _bjoern {
         bjoern_engine::io::note_fork(in_parent);
     }
 
+    /// The address of the function that the system runs for a signal; 0: its default, 1: it is ignored. Python's own is
+    /// the same for all that have a handler in Python; another is a library's, of which `signal` does not know.
+    #[pyfunction]
+    fn signal_handler(py: Python<'_>, number: i32) -> usize {
+        crate::ffi::signal_handler(py, number)
+    }
+
     /// What each 64-bit word of a worker's row on the board is.
     #[pyfunction]
     fn board_names() -> Vec<String> {

@@ -168,6 +168,15 @@ impl Site {
         checked
     }
 
+    /// As [`Site::hear_signals`], before a wait: whether that is how the thread hears of signals does not matter then.
+    pub fn look_for_signals(&self, py: Python<'_>) {
+        let checked = py.check_signals();
+        end_if_forked(py, self.home, checked.as_ref().err(), None); // by a handler
+        if let Err(error) = checked {
+            self.end_with(py, error);
+        }
+    }
+
     /// As [`Site::check_signals`], where what a handler raises is no request's: it ends the server.
     pub fn hear_signals(&self, py: Python<'_>) {
         if let Err(error) = self.check_signals(py) {

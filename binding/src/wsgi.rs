@@ -192,7 +192,7 @@ impl App<SystemSocket> for Wsgi {
         Python::attach(|py| {
             // The application may have taken the descriptor that a signal's byte is written to: one that came before the
             // wait would not end it. The end that a handler asks for does.
-            self.site.hear_signals(py);
+            self.site.look_for_signals(py);
             py.detach(wait)
         })
     }

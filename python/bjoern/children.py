@@ -7,12 +7,10 @@ Invariant: what belongs to the server's own process (what is registered for its 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from _thread import get_ident
 
-from . import messages
+from . import exits, messages
 from ._bjoern import note_fork
 
 TYPE_CHECKING = False
@@ -35,7 +33,7 @@ def disown_by(disown: Callable[[], object]) -> None:
 
 def disown_no_more(disown: Callable[[], object]) -> None:
     """There is nothing more that a child must not have."""
-    with contextlib.suppress(ValueError):  # this is a child
+    if disown in _disowners:  # else this is a child
         _disowners.remove(disown)
 
 
@@ -68,9 +66,10 @@ def _is_forked() -> None:
     _disowners.clear()
     if _forking != get_ident():
         for disown in disowners:
-            # One that fails does not keep the others, or the child.
-            with contextlib.suppress(Exception):
+            try:
                 disown()
+            except Exception:  # one that fails does not keep the others, or the child
+                continue
     _hear_signals()
 
 
@@ -92,7 +91,7 @@ def leave(raised: BaseException | None, environ: Mapping[str, Any] | None) -> No
     """
     code = 1
     try:
-        code = code_of(raised)
+        code = exits.code_of(raised)
         where = "a signal handler"
         if environ is not None:
             where = f"{environ.get('REQUEST_METHOD')} {ascii(environ.get('RAW_URI'))[1:-1]}"
@@ -101,25 +100,5 @@ def leave(raised: BaseException | None, environ: Mapping[str, Any] | None) -> No
             f"it ends with exit code {code}"
         )
     finally:
-        flush()
+        exits.flush()
         os._exit(code)
-
-
-def code_of(raised: BaseException | None) -> int:
-    """The exit code of a program that ended by this, or by returning; what Python prints of it has been printed."""
-    if raised is None:
-        return 0
-    if isinstance(raised, SystemExit):
-        if raised.code is None or isinstance(raised.code, int):
-            return (raised.code or 0) & 0xFF
-        print(raised.code, file=sys.stderr)
-        return 1
-    sys.excepthook(type(raised), raised, raised.__traceback__)
-    return 130 if isinstance(raised, KeyboardInterrupt) else 1
-
-
-def flush() -> None:
-    """Writes what waits in the standard streams, as the end of a process does."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed: nobody reads it
-            stream.flush()

@@ -77,6 +77,9 @@ def _run(chosen: argparse.Namespace) -> int:
         if resolved.watched or HANDOVER in os.environ or systemd.watchdog_wanted():
             _supervise(chosen.app, resolved, binds, directory)
         else:
+            from .signals import heed_early
+
+            heed_early()
             _serve(_load(chosen.app), resolved, binds)
     except ValueError as error:
         _fail(EXIT_USAGE, str(error))
@@ -96,6 +99,8 @@ def _load(target: str) -> Any:
 
 def _serve(app: Any, resolved: Options, binds: Sequence[Address]) -> None:
     """Serves in this process."""
+    from .signals import is_default
+
     notifier = systemd.Notifier()
     server = Server(app, binds, reuse_port=resolved.reuse_port, backlog=resolved.backlog, **resolved.server_keywords())
 
@@ -106,7 +111,7 @@ def _serve(app: Any, resolved: Options, binds: Sequence[Address]) -> None:
             messages.error(f"{error.filename}: {error.strerror}; the one before is written to")
 
     def ready() -> None:
-        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # else the application has its own idea of it
+        if is_default(signal.SIGUSR1):  # else the application has its own idea of it
             signal.signal(signal.SIGUSR1, reopen)
         messages.write("info", announcement([url_of(one) for one in server.addresses], resolved), bare=True)
         notifier.send("READY=1")

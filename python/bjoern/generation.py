@@ -19,11 +19,12 @@ import socket
 import sys
 from copy import copy
 
-from . import children, messages
-from ._bjoern import Engine
+from . import children, exits, messages
+from ._bjoern import Engine, signal_handler
 from .board import Board
 from .options import HANDOVER, Options
 from .server import Server, check_access_log
+from .signals import is_default
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,9 +183,9 @@ class Generation:
             messages.identify()
             code = self._run()
         except BaseException as error:
-            _report(error)
+            exits.report(error)
         finally:
-            children.flush()
+            exits.flush()
             os._exit(code)
 
     def _run(self) -> int:
@@ -192,19 +193,25 @@ class Generation:
         heard.setblocking(False)
         woken.setblocking(False)
         for number in _SIGNALS:
-            self._handlers[number] = signal.getsignal(number)
-            if self._handlers[number] is not None:
+            handler = signal.getsignal(number)
+            if handler is not None and (handler is not signal.SIG_DFL or is_default(number)):
+                self._handlers[number] = handler
                 signal.signal(number, _heard)
+        pythons_own = signal_handler(next(iter(self._handlers)))
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
         children.disown_by(lambda: self._disown((heard, woken)))
         self._identity.assume()
         if not self._prepare():
             return EXIT_APP
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)  # again: asyncio takes it away
-        for number in _SIGNALS:
-            if (handler := signal.getsignal(number)) not in (None, _heard):  # the application's own: for the workers
-                self._handlers[number] = handler
-                signal.signal(number, _heard)
+        for caught in list(self._handlers):
+            handler = signal.getsignal(caught)
+            if handler is _heard and signal_handler(caught) != pythons_own and caught != signal.SIGCHLD:
+                del self._handlers[caught]  # one in C (faulthandler): left alone here, and in the workers
+            elif handler not in (None, _heard):  # the application's own: for the workers
+                self._handlers[caught] = handler
+                signal.signal(caught, _heard)
+        signal.signal(signal.SIGCHLD, _heard)  # whoever has it: workers that end must be heard of
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(heard, select.POLLIN)
@@ -263,7 +270,7 @@ class Generation:
                 sock.close()
 
     def _fork(self, number: int, channel: Channel, own: Sequence[socket.socket]) -> None:
-        children.flush()
+        exits.flush()
         # What is sent to a worker before it has handlers of its own must not be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -280,11 +287,11 @@ class Generation:
                 self._let_go(own)
                 code = _Worker(number, channel, self).run(before)
             except SystemExit as ending:
-                code = children.code_of(ending)
+                code = exits.code_of(ending)
             except KeyboardInterrupt:
                 code = 130
             except BaseException as error:
-                _report(error)
+                exits.report(error)
             finally:
                 _leave(code)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -386,7 +393,7 @@ class _Worker:
             signal.SIGIO: self._look_at_channel,
         }
         for number, handler in ours.items():
-            if signal.getsignal(number) is signal.SIG_DFL:
+            if is_default(number):
                 signal.signal(number, handler)
                 self._handlers[number] = handler
         # The end of the channel is the end of the supervisor, however it came, or its word that this worker is to end.
@@ -540,23 +547,8 @@ def _heard(number: int, frame: FrameType | None) -> None:
     """A handler that does nothing: the signal is for somebody else, or the loop looks by itself."""
 
 
-def _report(error: BaseException) -> None:
-    import traceback
-
-    details = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    messages.error(f"{type(error).__name__}: {error}", traceback=details)
-
-
 def _leave(code: int) -> NoReturn:
     """Ends a worker as an interpreter ends, but without going back through the program that forked it."""
-    try:
-        threading = sys.modules.get("threading")
-        if threading is not None:
-            threading._shutdown()  # waits for those that are no daemons
-        import atexit
-
-        atexit._run_exitfuncs()
-    except BaseException as error:
-        _report(error)
-    children.flush()
+    exits.run_exit_functions()
+    exits.flush()
     os._exit(code)

@@ -115,7 +115,7 @@ class Server:
         from .signals import ShutdownSignals
 
         self._process = os.getpid()
-        with ShutdownSignals(self.stop) as signals:
+        with ShutdownSignals(self.stop, self.options.graceful_timeout) as signals:
             children.disown_by(self._disown)
             try:
                 # The engine is made here, not in __init__: listen, fork, run is a pattern of bjoern 3.

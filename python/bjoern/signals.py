@@ -9,18 +9,22 @@ Which thread that is, `signal` tells by refusing: `threading` takes the one that
 
 from __future__ import annotations
 
+import _thread  # threading is made of it, and costs more
 import contextlib
 import os
 import signal
+import time
 
-from . import children
-from ._bjoern import SignalHandler
+from . import children, exits, messages
+from ._bjoern import SignalHandler, signal_handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
     from typing import Any
+
+_MARGIN = 1.0  # seconds for the process's end, beyond what the requests have
 
 Outcome = BaseException | int | None  # raise it; die of it; return
 
@@ -37,13 +41,15 @@ class ShutdownSignals:
     which frees an application that hangs in Python code.
     """
 
-    def __init__(self, stop: Callable[[bool], None]) -> None:
-        self._stop = stop
+    def __init__(self, stop: Callable[[bool], None], graceful_timeout: float) -> None:
+        self._stop, self._graceful_timeout = stop, graceful_timeout
+        self._begun: float | None = None  # when the drain began
         self._handler = SignalHandler(self._received)
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
         self._wakeup: tuple[int, int] | None = None  # ours, the previous
         self._draining: set[int] = set()
+        self._stopped_at_once = False
         self._outcome: Outcome = None
         self._forced: KeyboardInterrupt | None = None
         self._undecided: tuple[int, FrameType | None] | None = None  # received, and not yet decided upon
@@ -51,6 +57,8 @@ class ShutdownSignals:
     def __enter__(self) -> ShutdownSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous = signal.getsignal(number)
+            if previous is _end_at_once:
+                previous = signal.SIG_DFL
             ignored = previous is signal.SIG_IGN and number != signal.SIGINT
             if previous is not None and not ignored:  # None: a handler that is not Python's cannot be put back
                 self._previous[number] = previous  # before the first signal
@@ -84,7 +92,7 @@ class ShutdownSignals:
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         if self._outcome is not None:
-            _die(self._outcome)
+            self._die(self._outcome)
         return True
 
     @property
@@ -102,7 +110,7 @@ class ShutdownSignals:
         number = min(self._draining, default=unheard)
         if not number or self._forced is not None:
             return
-        children.flush()
+        exits.flush()
         os._exit(128 + number)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
@@ -112,6 +120,7 @@ class ShutdownSignals:
             signal.signal(number, previous)
             signal.raise_signal(number)
         elif number in self._draining:
+            self._stopped_at_once = True
             self._stop(False)
             if number == signal.SIGINT:
                 self._forced = KeyboardInterrupt()
@@ -141,9 +150,25 @@ class ShutdownSignals:
     def _drain(self, number: int, outcome: Outcome = None) -> None:
         """Starts the drain for a signal; the first outcome is the one that counts."""
         self._draining.add(number)
+        if self._begun is None:
+            self._begun = time.monotonic()
         if self._outcome is None:
             self._outcome = outcome
         self._stop(True)
+
+    def _die(self, number: int) -> None:
+        """Ends the process as killed by the signal, whose disposition is the default, once what is registered has run.
+
+        That has what is left of `graceful_timeout`, and a second, as in a worker. Another signal ends it at once.
+        """
+        begun = self._begun or time.monotonic()
+        left = max(0.0, begun + self._graceful_timeout - time.monotonic()) + _MARGIN
+        if self._stopped_at_once:
+            left = _MARGIN
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread can be started: then there is no limit
+            _thread.start_new_thread(_die_after, (left, number))
+        exits.run_exit_functions()
+        _die_now(number)
 
     def _restore(self) -> None:
         if self._wakeup is not None:
@@ -155,9 +180,35 @@ class ShutdownSignals:
                 signal.signal(number, handler)
 
 
-def _die(number: int) -> None:
-    """Ends the process as killed by the signal, whose disposition is the default; atexit handlers do not run."""
-    children.flush()
+def is_default(number: int) -> bool:
+    """Whether a signal is left to its default: by Python, and by libraries in C, as faulthandler is one."""
+    return signal.getsignal(number) is signal.SIG_DFL and signal_handler(number) == 0
+
+
+def heed_early() -> None:
+    """Has SIGTERM end process 1 of a container, which the kernel spares the default, until a server heeds it."""
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    exits.flush()
+    os._exit(128 + number)
+
+
+def _die_now(number: int) -> None:
+    exits.flush()
     signal.raise_signal(number)
     # Still here: the signal is blocked, or this is process 1 of a container, which the kernel spares.
     raise SystemExit(128 + number)
+
+
+def _die_after(seconds: float, number: int) -> None:
+    time.sleep(seconds)
+    messages.warning(
+        "ended though threads or atexit functions were still at work: it took longer than graceful_timeout"
+    )
+    try:
+        _die_now(number)
+    finally:
+        os._exit(128 + number)

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from . import addresses, children, messages
+from . import addresses, children, exits, messages
 from .board import Board
 from .generation import EXIT_APP, HANGS, Channel, Generation, Handover
 from .privileges import Identity
@@ -151,7 +151,7 @@ class Supervisor:
         heard.setblocking(False)
         woken.setblocking(False)
         # At the end of `heed`, the process may die of a signal: nothing is left for after it.
-        with heard, woken, _Handlers(self._asked.append), heed(self._stop) as signals:
+        with heard, woken, _Handlers(self._asked.append), heed(self._stop, self._options.graceful_timeout) as signals:
             try:
                 signals.wake(woken.fileno())
                 self._poll.register(heard, select.POLLIN)
@@ -203,7 +203,7 @@ class Supervisor:
     def _begin_first(self) -> None:
         """The first generation is a fork of this process: it has bjoern already."""
         ours, theirs = Channel.pair()
-        children.flush()
+        exits.flush()
         process = children.fork()
         if process == 0:
             ours.close()
@@ -219,7 +219,7 @@ class Supervisor:
             messages.error("cannot reload: it is not known which interpreter this is; restart instead")
             return
         ours, theirs = Channel.pair()
-        children.flush()
+        exits.flush()
         process = children.fork()
         if process == 0:
             try:
