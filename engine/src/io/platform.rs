@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+#[cfg(not(target_vendor = "apple"))]
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use rustix::net::SendFlags;
@@ -43,6 +45,24 @@ mod only {
     /// No SIGPIPE for what the peer does not take.
     pub const SEND: SendFlags = SendFlags::NOSIGNAL;
 
+    /// Sends a file by `send`, which takes no such flag: the signal would end a process that has it at its default. Python
+    /// ignores it, until the application has it otherwise.
+    pub fn without_sigpipe(send: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        let sigpipe = SigSet::from(Signal::SIGPIPE);
+        let Ok(before) = sigpipe.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return send() };
+        let sent = send();
+        if before.contains(Signal::SIGPIPE) {
+            return sent;
+        }
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            // The one that waits is taken. Raised once more, so that there surely is one: equal signals are one.
+            let _ = raise(Signal::SIGPIPE);
+            let _ = sigpipe.wait();
+        }
+        let _ = before.thread_set_mask();
+        sent
+    }
+
     pub fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
         Ok(sockopt::socket_acceptconn(socket)?)
     }
@@ -60,6 +80,11 @@ mod only {
     use rustix::net::sockopt;
 
     pub const SEND: SendFlags = SendFlags::empty();
+
+    /// The socket itself has the option.
+    pub fn without_sigpipe(send: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
+        send()
+    }
 
     /// The kernel does not tell; what does not listen fails at the first accept.
     pub fn is_listening(_socket: BorrowedFd<'_>) -> io::Result<bool> {
@@ -80,13 +105,14 @@ pub fn block_signals() {
     let _ = nix::sys::signal::SigSet::all().thread_block(); // not even possible to fail with a set that is one
 }
 
+use only::without_sigpipe;
 pub use only::{SEND, accept, is_listening};
 
 /// Sends up to `len` bytes of `file` from `offset` on without taking them through memory; 0 at the file's end.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -> io::Result<usize> {
     let mut offset = offset;
-    Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
+    without_sigpipe(|| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?))
 }
 
 /// The BSDs' form: it tells how much was sent even where it stops early.
@@ -96,19 +122,21 @@ pub fn send_file(socket: BorrowedFd<'_>, file: &File, offset: u64, len: usize) -
     use std::os::fd::AsFd;
 
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    #[cfg(target_os = "freebsd")]
-    let (result, sent) = {
-        let flags = nix::sys::sendfile::SfFlags::empty();
-        sendfile(file.as_fd(), socket, offset, Some(len), None, None, flags, 0)
-    };
-    #[cfg(target_os = "dragonfly")]
-    let (result, sent) = sendfile(file.as_fd(), socket, offset, Some(len), None, None);
-    #[cfg(target_vendor = "apple")]
-    let (result, sent) = sendfile(file.as_fd(), socket, offset, i64::try_from(len).ok(), None, None);
-    match (result, usize::try_from(sent).unwrap_or(0)) {
-        (Err(error), 0) => Err(error.into()),
-        (_, sent) => Ok(sent),
-    }
+    without_sigpipe(|| {
+        #[cfg(target_os = "freebsd")]
+        let (result, sent) = {
+            let flags = nix::sys::sendfile::SfFlags::empty();
+            sendfile(file.as_fd(), socket, offset, Some(len), None, None, flags, 0)
+        };
+        #[cfg(target_os = "dragonfly")]
+        let (result, sent) = sendfile(file.as_fd(), socket, offset, Some(len), None, None);
+        #[cfg(target_vendor = "apple")]
+        let (result, sent) = sendfile(file.as_fd(), socket, offset, i64::try_from(len).ok(), None, None);
+        match (result, usize::try_from(sent).unwrap_or(0)) {
+            (Err(error), 0) => Err(error.into()),
+            (_, sent) => Ok(sent),
+        }
+    })
 }
 
 /// For everybody else: read, and send what was read.
