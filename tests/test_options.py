@@ -167,6 +167,7 @@ def test_malformed_variable_is_named(name: str, text: str) -> None:
         ("header_timeout", "0", "at least 0.001s"),
         ("keep_alive", "9999999h", "at most 31622400s"),
         ("threads", "0", "at least 1"),
+        ("threads", "2147483647", "at most 4096"),
         ("workers", "9999999999", "at most 2147483647"),
     ],
 )

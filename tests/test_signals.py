@@ -417,6 +417,39 @@ def test_second_signal_is_heard_without_the_descriptor() -> None:
             assert len(answer_or_reset(slow)) < LARGE
 
 
+# SIGPIPE, which the application may have at its default
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("unix", [False, True])
+def test_a_file_for_a_client_that_has_left_raises_no_sigpipe(tmp_path: Path, unix: bool, threads: int) -> None:
+    source = """
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+def files(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/file":
+        return environ["wsgi.file_wrapper"](open(sys.argv[1], "rb"))
+    return [str((signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.sigpending())).encode()]
+server = bjoern.Server(files, sys.argv[2], threads=int(sys.argv[3]))
+server.run(ready=lambda: say(server.url))
+"""
+    (tmp_path / "large").write_bytes(bytes(LARGE))
+    bind = f"unix:{tmp_path}/s" if unix else "127.0.0.1:0"
+    with Program.of(source, str(tmp_path / "large"), bind, str(threads)) as program:
+        address = program.hear()
+        for _ in range(20):
+            with connect(address) as client:
+                ask(client, "/file")
+                assert client.recv(1)
+                client.shutdown(socket.SHUT_WR)  # what is not taken makes the close a reset
+            assert get(address).endswith(b"(False, set())")
+        with connect(address) as client:
+            ask(client, "/file", "Connection: close")
+            assert len(answer(client)) > LARGE
+        program.send(SIGTERM)
+        assert ended(program).code == -SIGTERM
+
+
 # What is registered for the end of the process
 
 ENDING = """

@@ -34,7 +34,9 @@ const TIME_TO_CUT: Duration = Duration::from_millis(200);
 ///
 /// `draining` is called when the engine ends by itself (the application or a handler raised, or `max_requests` have come),
 /// before the drain;
-/// `unfinished` when it ends though calls of the application have not, with a list of their requests ("GET /path").
+/// `unfinished` when it ends though calls of the application have not, with a list of their requests ("GET /path") and the
+/// number of a signal that came while no handler could run, or 0; `add_thread` has one more thread come to `work()`, since
+/// one that is there waits for its client, and says whether one will.
 ///
 /// `board` is memory that processes share, such as an anonymous mmap: `BOARD_BYTES` for each of them, whose meaning
 /// `board_names()` tells. This one has the row `worker`, and looks at the others' to accept no more than its share. The
@@ -57,7 +59,7 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None, add_thread=None, board=None, worker=0))]
+    #[pyo3(signature = (app, listeners, options, draining=None, unfinished=None, board=None, worker=0, add_thread=None))]
     #[allow(clippy::too_many_arguments)] // they are Python's, by name
     fn new(
         app: &Bound<'_, PyAny>,
@@ -65,9 +67,9 @@ impl Engine {
         options: &Bound<'_, PyAny>,
         draining: Option<Py<PyAny>>,
         unfinished: Option<Py<PyAny>>,
-        add_thread: Option<Py<PyAny>>,
         board: Option<&Bound<'_, PyAny>>,
         worker: usize,
+        add_thread: Option<Py<PyAny>>,
     ) -> PyResult<Engine> {
         let py = app.py();
         if !app.is_callable() {

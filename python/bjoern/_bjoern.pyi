@@ -60,9 +60,9 @@ class Engine:
         options: Options,
         draining: Callable[[], object] | None = None,
         unfinished: Callable[[list[str], int], object] | None = None,
-        add_thread: Callable[[], bool] | None = None,
         board: bytearray | memoryview | mmap | None = None,
         worker: int = 0,
+        add_thread: Callable[[], bool] | None = None,
     ) -> Engine: ...
     @property
     def wakeup_fd(self) -> int: ...

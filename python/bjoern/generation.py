@@ -471,7 +471,7 @@ class _WorkerServer(Server):
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str], int], object]) -> Engine:
         board = self._board.memory if self._number <= len(self._board) else None
         return Engine(
-            self._app, listening, self.options, self.close, unfinished, self._add_thread, board, self._number - 1
+            self._app, listening, self.options, self.close, unfinished, board, self._number - 1, self._add_thread
         )
 
     def close(self) -> None:

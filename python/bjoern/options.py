@@ -243,6 +243,8 @@ _YEAR = 366 * 24 * 3600
 BYTES = Unit((int,), "an int, in bytes", _SIZE_FORM, "SIZE", _parse_size, _show_size, 1 << 62)
 SECONDS = Unit((int, float), "a number of seconds", _DURATION_FORM, "TIME", _parse_duration, "{:.9g}s".format, _YEAR)
 COUNT = Unit((int,), "an int", "a whole number", "N", _parse_count, str, (1 << 31) - 1)
+# With a GIL, more than some hundreds only cost; of a number that nobody means, the system would refuse a part.
+THREADS = Unit((int,), "an int", "a whole number", "N", _parse_count, str, 4096)
 SWITCH = Unit((bool,), "True or False", _SWITCH_FORM, "", _parse_switch, lambda on: "on" if on else "off")
 _OR_NONE = (str, type(None))
 
@@ -389,7 +391,7 @@ class Options(Deferred):
     )
     keep_alive: float = _option(75.0, SECONDS, "timeouts", "an idle connection stays open, 0 = one request each")
     graceful_timeout: float = _option(30.0, SECONDS, "timeouts", "for open requests to finish when stopping")
-    threads: int = _option(1, COUNT, "concurrency", "threads that run the application", 1)
+    threads: int = _option(1, THREADS, "concurrency", "threads that run the application", 1)
     timeout: float = _option(
         0.0,
         SECONDS,
@@ -632,7 +634,7 @@ def parse(option: Option, text: str, label: str) -> Value:
 def _missed(option: Option, value: Any) -> str:
     """The bound that a number does not keep, in words; "" where it keeps both. NaN keeps none."""
     unit = option.unit
-    if unit not in (BYTES, SECONDS, COUNT) or option.minimum <= value <= unit.maximum:
+    if unit not in (BYTES, SECONDS, COUNT, THREADS) or option.minimum <= value <= unit.maximum:
         return ""
     return f"at most {unit.show(unit.maximum)}" if value > unit.maximum else f"at least {unit.show(option.minimum)}"
 

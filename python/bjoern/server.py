@@ -141,7 +141,7 @@ class Server:
                     self._stats, self._engine = self._engine.stats(), None
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str], int], object]) -> Engine:
-        return Engine(self._app, listening, self.options, self.close, unfinished, self._add_thread)
+        return Engine(self._app, listening, self.options, self.close, unfinished, add_thread=self._add_thread)
 
     def _add_thread(self) -> bool:
         """One more thread for the engine, since one waits for its client. Whether there is one."""
