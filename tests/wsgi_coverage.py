@@ -368,7 +368,9 @@ COVERAGE = [
         THREADS,
         "An application that is not thread-safe can be served.",
         "test_wsgi.py::test_environ",
-        note="It is called by one thread where `threads` asks for no more, and `wsgi.multithread` says so.",
+        "test_ownership.py::test_no_more_run_application_code_than_there_are_threads",
+        note="With `threads=1` one thread at a time runs it, from the call to `close()` or between two blocks, "
+        "and `wsgi.multithread` says so.",
     ),
     should(
         CONFIGURATION,

@@ -29,7 +29,7 @@ const OUTGOING_BYTES: usize = 32 * 1024;
 
 /// How long a thread waits for its client before it looks for signals and for the end of the server: a signal that comes
 /// just before the wait does not interrupt it.
-const WAIT_SLICE: Duration = Duration::from_secs(1);
+const WAIT_SLICE: Duration = Duration::from_millis(500);
 
 /// Calls of the application in a row that must be quick before anything is held again.
 const PATIENCE: u32 = 64;
