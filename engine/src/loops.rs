@@ -88,9 +88,20 @@ impl<N: Net, A: App<N::Socket>> Loops<N, A> {
         self.all.iter().for_each(|one| one.handle.waker.wake());
     }
 
-    /// Whether a spare thread that has nothing to do may leave.
-    pub(crate) fn has_spares_enough(&self) -> bool {
-        self.spares.load(Ordering::SeqCst) > self.shared.parked.len() + SPARES_KEPT
+    /// Whether a spare thread that has nothing to do may leave; it is not counted any more then.
+    pub(crate) fn lets_spare_go(&self) -> bool {
+        // First one fewer, then the look: a thread that parks meanwhile sees it, or is seen here.
+        let left = self.spares.fetch_sub(1, Ordering::SeqCst) - 1;
+        let may_go = left >= self.shared.parked.len() + SPARES_KEPT;
+        if !may_go {
+            self.spare_stays();
+        }
+        may_go
+    }
+
+    /// A spare thread that might have gone stays.
+    pub(crate) fn spare_stays(&self) {
+        self.spares.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A spare thread leaves.
@@ -188,6 +199,7 @@ impl<N: Net, A: App<N::Socket>> Host for Loops<N, A> {
         let crew = &self.all[loop_index].handle.crew;
         if !crew.is_led() {
             crew.promote();
+            self.shared.watch.wake(); // which promotes one that is just about to rest
         }
         Some(own)
     }

@@ -144,7 +144,10 @@ impl Rounds {
             return;
         }
         shared.control.abort();
-        let since = *self.aborts.get_or_insert(now);
+        let since = *self.aborts.get_or_insert_with(|| {
+            self.stuck_looks = 0; // a thread that sees the end at once ends its response as it should
+            now
+        });
         // A thread that waits for its client sees that, and cuts its response; it is not given up at once.
         let waits = shared.waiting.load(Ordering::SeqCst) > 0 && now.saturating_duration_since(since) < TIME_TO_CUT;
         if self.stuck_looks >= LOOKS_BEFORE_GIVING_UP && !waits && loops.claim_all() {

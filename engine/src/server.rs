@@ -152,13 +152,16 @@ impl<N: Net, A: App<N::Socket>> Server<N, A> {
             }
             let role = match is_first {
                 true => Role::First,
-                false if is_spare => Role::Spare { leaves: self.loops.has_spares_enough() },
+                false if is_spare => Role::Spare { leaves: self.loops.lets_spare_go() },
                 false => Role::Any,
             };
             let rested = shared.app.blocking(|| {
                 shared.context().write_log_detached(); // the leader may have no cause to for long
                 one.handle.crew.follow(role, || shared.watch.wake(), || one.handle.waker.wake())
             });
+            if role == (Role::Spare { leaves: true }) {
+                self.loops.spare_stays(); // for now, or until it has left
+            }
             match rested {
                 Rested::Promoted(promoted) => index = promoted,
                 Rested::Nudged => drop(shared.app.woken()),

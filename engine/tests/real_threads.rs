@@ -115,10 +115,13 @@ impl Several {
                 }
                 self.streams.fetch_sub(1, Ordering::Relaxed);
             }
-            "endless" => {
+            "endless" | "camera" => {
                 reply.start(&head, None);
-                let body = vec![b'x'; 100_000];
+                // Blocks that fill the sockets, or pictures that each take a while and always find room.
+                let (len, time) = if way == "endless" { (100_000, Duration::ZERO) } else { (100, SLEEP) };
+                let body = vec![b'x'; len];
                 while !self.may_end.load(Ordering::SeqCst) {
+                    reply = Several::work(&slot, reply, AppCall::Next, time);
                     reply.block(&body, || body.clone());
                     if !self.pass_boundary(&mut reply) {
                         break;
@@ -295,7 +298,7 @@ fn four_threads_of_two_loops_and_a_stand_in_answer_everybody() {
 }
 
 /// A server for one thread at a time, which gets more of them while streams wait, and the clients of `endless` streams.
-fn beside_streams(reads: &[bool], others: impl FnOnce(SocketAddr)) {
+fn beside_streams(way: &str, reads: &[bool], others: impl FnOnce(SocketAddr)) {
     let (server, address) = several_loops(1, Several::default(), Config::default());
     let spawned = Arc::new(Mutex::new(Vec::new()));
     let (for_spawn, threads) = (Arc::downgrade(&server), spawned.clone());
@@ -311,7 +314,8 @@ fn beside_streams(reads: &[bool], others: impl FnOnce(SocketAddr)) {
             .iter()
             .map(|reads| {
                 let mut stream = TcpStream::connect(address).unwrap();
-                stream.write_all(b"GET /endless HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+                let request = format!("GET /{way} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).unwrap();
                 stream.read_exact(&mut [0; 100]).unwrap(); // it has begun
                 let mut copy = stream.try_clone().unwrap();
                 (stream, reads.then(|| scope.spawn(move || std::io::copy(&mut copy, &mut std::io::sink()))))
@@ -334,11 +338,18 @@ fn beside_streams(reads: &[bool], others: impl FnOnce(SocketAddr)) {
 }
 
 /// One thread may run the application, and streams never end: one whose client reads as fast as it can, one whose client
-/// does not read at all. The others are served between their blocks.
+/// does not read at all, one that has a small block now and then. The others are served between their blocks.
 #[test]
 fn endless_streams_let_others_through() {
-    for reads in [&[true][..], &[false], &[true, true], &[false, false, true]] {
-        beside_streams(reads, |address| {
+    let cases = [
+        ("endless", &[true][..]),
+        ("endless", &[false]),
+        ("endless", &[false, false, true]),
+        ("camera", &[true]),
+        ("camera", &[true, true]),
+    ];
+    for (way, reads) in cases {
+        beside_streams(way, reads, |address| {
             for client in 0..4 {
                 let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
                 stream.get_ref().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
