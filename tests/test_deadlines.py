@@ -114,6 +114,31 @@ def test_write_to_a_client_that_does_not_read_ends_by_write_timeout(serve: Serve
 
 
 @pytest.mark.parametrize("threads", THREADS)
+def test_the_time_of_a_call_goes_on_behind_a_wait_for_its_client(threads: int) -> None:
+    """What write() waits is not counted; what the call does then is, and the exception meets it."""
+    ended = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/quick":
+            start_response("200 OK", [])
+            return [b"ok"]
+        start_response("200 OK", [])(b"x" * 8_000_000)
+        try:
+            while True:
+                time.sleep(0)
+        finally:
+            ended.set()
+
+    with bjoern.Server(app, "127.0.0.1:0", timeout=SHORT, threads=threads) as server:
+        with Client(server.addresses[0], receive_buffer=4096) as client:  # type: ignore[arg-type]
+            client.send(message("GET", "/write"))
+            wire, _ = client.recv_until_end()
+            assert len(wire) > 8_000_000 and not wire.endswith(b"0\r\n\r\n")
+        assert ended.wait(GUARD)
+        assert server.stats()["timed_out"] == 1
+
+
+@pytest.mark.parametrize("threads", THREADS)
 def test_a_file_that_comes_to_no_end_is_closed(serve: Serve, threads: int) -> None:
     server = serve(APP, timeout=SHORT, threads=threads)
     with server.connect() as client:

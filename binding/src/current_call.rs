@@ -56,6 +56,13 @@ pub fn undisturbed<T>(py: Python<'_>, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// The calling thread goes on with its call after a wait for its client: see [`CurrentCall::renew`].
+pub fn renew(py: Python<'_>, number: u32) {
+    if let Some(own) = OWN.with(|own| own.borrow().clone()) {
+        own.renew(py, number);
+    }
+}
+
 /// A signal handler of the server's, which RequestTimeout does not interrupt.
 ///
 /// Where the exception waits for its thread to run Python code again, as behind `time.sleep()`, the first such code may be

@@ -13,6 +13,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use crate::current_call::renew;
 use crate::errors::{print_exception, type_name};
 use crate::ffi::{Block, native_bytes, pair, references};
 use crate::response::{Reply, ReplySlot};
@@ -283,6 +284,15 @@ impl Write {
 
 /// Sends everything, with the interpreter free for other threads and its signal handlers heard.
 fn hand_over(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot, home: Process) -> PyResult<()> {
+    let result = wait_for_client(py, reply, slot, home);
+    if home.is_this() {
+        reply.end_wait();
+        renew(py, reply.call_number());
+    }
+    result
+}
+
+fn wait_for_client(py: Python<'_>, reply: &mut Reply, slot: &ReplySlot, home: Process) -> PyResult<()> {
     loop {
         match py.detach(|| reply.hand_over()) {
             Ok(true) => return Ok(()),

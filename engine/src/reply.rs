@@ -532,6 +532,15 @@ impl<S: Socket, B: AsRef<[u8]>> Reply<S, B> {
         self.wait(false)
     }
 
+    /// Ends a wait of `write()` that a signal has interrupted for good; nothing where there is none.
+    pub fn end_wait(&mut self) {
+        let Some(wait) = self.outgoing.turn.wait.take() else { return };
+        self.outgoing.host.iter().for_each(|host| host.end_wait(wait.parked.is_none()));
+        if wait.paused_call {
+            self.outgoing.begin_call();
+        }
+    }
+
     fn wait(&mut self, parks: bool) -> Result<bool, Broken> {
         if self.outgoing.turn.wait.is_none() {
             if self.transport.release() {
