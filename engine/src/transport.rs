@@ -24,7 +24,7 @@ pub struct Transport<S: Socket, B> {
     counted: (u64, u64),
     /// How the peer takes what waits for it; and when that was looked at last, and what had gone by then. Nothing where
     /// nothing waits.
-    pace: Option<(Pace, Millis, u64)>,
+    pace: Option<Box<(Pace, Millis, u64)>>,
     /// The peer cannot be sent anything any more.
     broken: bool,
     /// Bytes went out since this was last asked.
@@ -75,7 +75,8 @@ impl<S: Socket, B: AsRef<[u8]>> Transport<S, B> {
     /// Something waits for the peer, at `now` of a clock that stands still while nobody looks. Whether it has taken something,
     /// and that is less than `least` asks for. Where it has taken nothing, there is the deadline.
     pub(crate) fn is_taken_too_slowly(&mut self, now: Millis, least: LeastRate) -> bool {
-        let (pace, seen, before) = self.pace.get_or_insert((Pace::new(self.sent), now, self.sent));
+        let sent = self.sent;
+        let (pace, seen, before) = &mut **self.pace.get_or_insert_with(|| Box::new((Pace::new(sent), now, sent)));
         pace.wait(Duration::from_millis(now.saturating_sub(std::mem::replace(seen, now))));
         std::mem::replace(before, self.sent) != self.sent && pace.is_too_slow(self.sent, least)
     }
