@@ -375,7 +375,7 @@ def test_wrong_values_of_the_command(tmp_path: Path, arguments: list[str], envir
 # What cannot be had --------------------------------------------------------------------------------------------------
 
 SCARCE = """
-import resource
+import resource, time
 SETUP
 server = bjoern.Server(app, sys.argv[1], threads=8, graceful_timeout=0.1)
 address = server.addresses[0]
@@ -384,6 +384,9 @@ try:
 except RuntimeError as error:
     say(error)
 RESTORE
+end = time.monotonic() + 10
+while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+    os.sched_yield()  # Linux lists a thread for a moment after it could be joined (CLONE_CHILD_CLEARTID, clone(2))
 tasks = {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
 say(len(tasks), len(os.listdir("/proc/self/task")), threading.active_count(), os.path.exists(sys.argv[1][5:]))
 say(server.sockets[0].fileno())

@@ -44,7 +44,7 @@ struct Place<S: Socket, B> {
     called: bool,
     /// Whether a thread waits for the reply.
     awaited: bool,
-    /// The time was up while the reply was borrowed: it is cut when it comes back.
+    /// The reply had to end while it was borrowed (its time was up, or the process ends): it is cut when it comes back.
     is_cut: bool,
 }
 
@@ -150,7 +150,7 @@ impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> ReplySlot<S, B> {
         }
     }
 
-    /// Whether the time was up while the reply was borrowed.
+    /// Whether the reply had to end while it was borrowed.
     pub fn is_cut(&self) -> bool {
         self.lock().is_cut
     }
@@ -168,7 +168,10 @@ impl<S: Socket, B: AsRef<[u8]> + Send + Sync + 'static> Held for ReplySlot<S, B>
 
     fn cut(&self) -> bool {
         let mut place = self.lock();
-        let Some(reply) = &mut place.reply else { return false };
+        let Some(reply) = &mut place.reply else {
+            place.is_cut = true;
+            return false;
+        };
         if reply.ends_with_connection() {
             reply.cut();
         }
