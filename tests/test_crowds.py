@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ import bjoern
 
 SLOW_CLIENTS = 2000
 GUARD = 60.0  # seconds: a test that hangs ends
+SEVERAL_LOOPS = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))  # see docs/concurrency.md
 
 
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -108,7 +110,9 @@ def test_past_max_connections_others_wait_and_are_served_when_one_ends() -> None
             client.close()
 
 
-@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize(
+    "threads", [1, pytest.param(4, marks=pytest.mark.skipif(SEVERAL_LOOPS, reason="each loop has a share: see below"))]
+)
 def test_past_max_connections_the_longest_idle_one_gives_way(threads: int) -> None:
     request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
     with bjoern.Server(hello, "127.0.0.1:0", max_connections=3, threads=threads) as server:
@@ -126,6 +130,22 @@ def test_past_max_connections_the_longest_idle_one_gives_way(threads: int) -> No
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
         assert server.stats()["gave_way"] == 1
         for client in [*clients, fresh]:
+            client.close()
+
+
+@pytest.mark.skipif(not SEVERAL_LOOPS, reason="with a GIL the threads have one loop")
+def test_past_its_share_of_max_connections_a_loop_closes_one_that_is_idle() -> None:
+    """Whichever loop a new connection comes to: it is served at once, and all loops together stay below the maximum."""
+    with bjoern.Server(hello, "127.0.0.1:0", max_connections=8, threads=4) as server:
+        clients = []
+        for _ in range(30):
+            clients.append(connect(server))
+            clients[-1].sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert clients[-1].recv(1000).startswith(b"HTTP/1.1 200")
+        stats = server.stats()
+        assert stats["open"] <= 8
+        assert stats["gave_way"] == 30 - stats["open"]
+        for client in clients:
             client.close()
 
 

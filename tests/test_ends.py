@@ -233,6 +233,8 @@ signal.signal(signal.SIGINT, heard)
         for _ in range(threads):
             ask(stack.enter_context(connect(port)), f"/{what}")
             assert program.hear() == f"called {what}"
+        if threads > 1 or what not in {"spin", "read"}:
+            program.wait_until_asleep()  # where it waits: see there
         program.send(SIGINT)
         assert program.hear() == "heard"
         program.send(SIGINT)
