@@ -205,10 +205,11 @@ class Viewer:
         self.size, self.news = 0, threading.Condition()
 
     def read(self) -> None:
-        while not self.over.is_set() and (data := self.client.sock.recv(65536)):
-            with self.news:
-                self.size += len(data)
-                self.news.notify_all()
+        with contextlib.suppress(ConnectionResetError):  # by a server that ends
+            while not self.over.is_set() and (data := self.client.sock.recv(65536)):
+                with self.news:
+                    self.size += len(data)
+                    self.news.notify_all()
 
     def wait_for(self, more: int) -> None:
         """Until the client has received so many more bytes."""
@@ -430,7 +431,10 @@ def test_signals_do_not_switch_write_timeout_off(serve: Serve, observer: Observe
 def test_an_interruption_does_not_meet_a_thread_that_the_call_starts(serve: Serve, threads: int) -> None:
     """Such a thread would leave its creator waiting for it for ever."""
     server = serve(APP, threads=threads, timeout=SHORT / 2)
-    for number in range(60 // threads):
+    # Newer ones have no such moment. What they have, as all do, is a weakref's callback now and then that swallows the
+    # exception: then the call takes its five seconds.
+    rounds = 60 if sys.version_info < (3, 12) else 12
+    for number in range(rounds // threads):
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(server.connect()) for _ in range(threads)]
             for client in clients:
