@@ -203,7 +203,7 @@ def test_signals_are_heard_without_the_descriptor(serve: Serve, how: str, where:
         source += "\nasyncio.run(heeds_a_signal())\n"
     else:
         source += "\n_who = app\ndef app(*request):\n    asyncio.run(heeds_a_signal())\n    return _who(*request)\n"
-    with serve("-w", "1", how, source=source) as service:
+    with serve("-w", "1", "--threads", "1", how, source=source) as service:  # only a main thread can take it
         for _ in range(2):
             worker = service.worker()
             os.kill(worker, SIGKILL)
@@ -224,7 +224,7 @@ def test_signals_are_heard_without_the_descriptor(serve: Serve, how: str, where:
 def test_the_end_of_the_supervisor_is_heard_without_the_descriptor(serve: Serve) -> None:
     source = TAKES_THE_DESCRIPTOR + WHO
     source += "\n_who = app\ndef app(*request):\n    asyncio.run(heeds_a_signal())\n    return _who(*request)\n"
-    with serve("-w", "1", source=source) as service:
+    with serve("-w", "1", "--threads", "1", source=source) as service:
         worker = service.worker()
         service.send(SIGKILL)
         until(lambda: is_gone(worker))
