@@ -85,6 +85,7 @@ class Server:
         self.addresses = tuple(_address_of(sock) for sock in self.sockets)
         self._engine: Engine | None = None
         self._added = 0  # threads, by _add_thread
+        self._spares: dict[int, threading.Thread] = {}  # those of them that may still run
         self._process: int | None = None  # the one that serves: what it forks is not the server
         self._listening: list[tuple[int, tuple[int, int]]] = []  # the engine's descriptors, and which sockets they are
         self._turn = allocate_lock()  # taken by the one call of run()
@@ -138,6 +139,9 @@ class Server:
                 children.disown_no_more(self._disown)
                 self.close()
                 if self._engine is not None:  # its descriptors go with it
+                    if not self._engine.at_work:
+                        for thread in list(self._spares.values()):
+                            thread.join()
                     self._stats, self._engine = self._engine.stats(), None
 
     def _make_engine(self, listening: list[int], unfinished: Callable[[list[str], int], object]) -> Engine:
@@ -152,10 +156,15 @@ class Server:
             return False
         self._added += 1
         name = f"bjoern-{self.options.threads + self._added}"
+        thread = threading.Thread(target=engine.work, name=name, daemon=True)
         try:
-            threading.Thread(target=engine.work, name=name, daemon=True).start()
+            thread.start()
         except (RuntimeError, MemoryError):  # the system has no more: the stream keeps its turn while it waits
             return False
+        for number, other in list(self._spares.items()):
+            if not other.is_alive():
+                self._spares.pop(number, None)
+        self._spares[id(thread)] = thread
         return True
 
     def _run_crew(self, engine: Engine) -> None:
